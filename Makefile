@@ -1,0 +1,47 @@
+# Every target makes what it needs; see README.md. Variables: PORT, MODELS, PYTHON, RUNTIME (cpu or gpu).
+PYTHON  ?= python3
+RUNTIME ?= cpu
+VENV    := .venv
+PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+SERVER  := client,server,$(RUNTIME)
+ALL     := $(SERVER),export,dev
+
+.PHONY: help install serve test lint format test-browser demo-model clean
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV)/installed-all-$(RUNTIME)  ## everything into .venv: export (torch), server, client, tests
+
+serve: $(VENV)/installed-server-$(RUNTIME)  ## serve the demo model, or MODELS=..., on 127.0.0.1:8000, or PORT=...
+	@exec $(VENV)/bin/maskline serve $(MODELS) $(if $(PORT),--port $(PORT))
+
+test: install  ## all tests but the browser's
+	$(VENV)/bin/python -m pytest
+
+lint: install  ## ruff, mypy, and who may import whom
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: install  ## let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Maskline needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-server-$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing the server into $(VENV) (once, about a minute) ..."
+	$(PIP) --editable ".[$(SERVER)]"
+	@touch $@
+
+$(VENV)/installed-all-$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing everything into $(VENV) (once, a few minutes) ..."
+	$(PIP) --editable ".[$(ALL)]"
+	@touch $@ $(VENV)/installed-server-$(RUNTIME)
