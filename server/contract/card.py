@@ -6,11 +6,11 @@ boxes (x1, y1, x2, y2) with x2/y2 exclusive.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Canvas = tuple[PositiveInt, PositiveInt]
 """Height, width."""
