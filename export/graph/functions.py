@@ -1,0 +1,130 @@
+"""Standard-operator bodies of Maskline's two custom ONNX operators, written in onnxscript.
+
+A node `maskrcnn::MaskRcnnNms` or `maskrcnn::PyramidRoiAlign` is a plugin to TensorRT; every other runtime inlines the
+function of the same name that the model file carries, so one file serves them all.
+
+Shape shorthand: N images, A boxes an image, M boxes kept in the batch, R RoIs, C feature channels, P output side,
+H x W canvas, Hl x Wl level l of the pyramid.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from onnxscript import FLOAT, opset20, script, values
+
+if TYPE_CHECKING:
+    Tensor = Any
+else:
+    Tensor = FLOAT[...]
+    """onnxscript takes a parameter for an attribute unless it has a tensor type; a body's types are not written out."""
+
+DOMAIN = "maskrcnn"
+DOMAIN_VERSION = 1
+OPSET = 20
+"""Version of the standard operators in the bodies; onnx.checker wants the model's to be the same."""
+
+_domain = values.Opset(DOMAIN, DOMAIN_VERSION)
+op: Any = opset20
+
+
+@script(_domain, default_opset=op)  # type: ignore[untyped-decorator]
+def nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, score_threshold: float, max_output: int
+) -> Tensor:
+    """Greedy suppression: boxes [N, A, 4], scores [N, A], groups [N, A] -> int64 [M, 2] (image, index).
+
+    Rows go by image, then by falling score, equal scores by the lower index. A box falls when its IoU with a kept box
+    of its own group is above `iou_threshold`; only scores above `score_threshold` take part, and at most `max_output`
+    boxes an image are kept. When nothing at all is kept there is the one row (0, -1).
+    """
+    # Groups must not touch, so each gets a cell of its own in the plane. The cells lie on a 16-wide grid and not on
+    # one line: group 80 is then 5 cells out and not 80, which leaves float32 four more bits for the box itself.
+    side = op.ReduceMax(boxes, keepdims=0) - op.ReduceMin(boxes, keepdims=0) + 1.0
+    column = op.Cast(op.Mod(groups, 16), to=1)
+    row = op.Cast(op.Div(groups, 16), to=1)
+    corner = side * op.Concat(op.Unsqueeze(column, [2]), op.Unsqueeze(row, [2]), axis=2)
+    apart = boxes + op.Concat(corner, corner, axis=2)
+    # Rows of (image, class 0, index), already in the order asked for.
+    kept = op.NonMaxSuppression(apart, op.Unsqueeze(scores, [1]), max_output, iou_threshold, score_threshold)
+    rows = op.Concat(op.Gather(kept, [0, 2], axis=1), op.Unsqueeze(op.Constant(value_ints=[0, -1]), [0]), axis=0)
+    count = op.Max(op.Shape(kept, start=0, end=1), op.Constant(value_ints=[1]))
+    return op.Slice(rows, [0], count, [0])
+
+
+@script(_domain, default_opset=op)  # type: ignore[untyped-decorator]
+def roi_align(
+    p2: Tensor,
+    p3: Tensor,
+    p4: Tensor,
+    p5: Tensor,
+    boxes: Tensor,
+    image_index: Tensor,
+    output_size: int,
+    sampling_ratio: int,
+    aligned: int,
+    crop_and_resize: int,
+    level_rule: str,
+) -> Tensor:
+    """RoIAlign on the level that fits: P2..P5 [N, C, Hl, Wl], boxes [R, 4] canvas px, image_index [R] -> [R, C, P, P].
+
+    `crop_and_resize` is TensorFlow's operator: a grid of single samples
+    that includes the box's corners, over boxes in corner coordinates; its node has `sampling_ratio` 1.
+    """
+    # 1. The level of each RoI, by comparing areas: no logarithm, so every implementation picks the same.
+    # floor(4 + log2(sqrt(area) / 224)) steps at 112^2, 224^2, 448^2; round(...) at 224^2 / 8, 224^2 / 2, 224^2 * 2.
+    canvas = op.Cast(op.Gather(op.Shape(p2), [3, 2]), to=1) * 4.0  # W, H
+    begin, end = op.Slice(boxes, [0], [2], [1]), op.Slice(boxes, [2], [4], [1])
+    area = op.ReduceProd(end - begin, [1], keepdims=0)
+    rounds = op.Constant(value_string=level_rule) == "round"
+    crops = op.Constant(value_int=crop_and_resize) == 1
+    # In corner coordinates a box is measured in fractions of (side - 1), but the canvas by its full sides.
+    area = op.Where(crops, area * op.ReduceProd(canvas / (canvas - 1.0), keepdims=0), area)
+    floor_steps = op.Constant(value_floats=[12544.0, 50176.0, 200704.0])
+    round_steps = op.Constant(value_floats=[6272.0, 25088.0, 100352.0])
+    reached = op.Unsqueeze(area, [1]) >= op.Where(rounds, round_steps, floor_steps)
+    level = op.ReduceSum(op.Cast(reached, to=7), [1], keepdims=0)
+
+    # 2. The sampled box in pixels of its level, where RoiAlign's half_pixel mode subtracts 0.5.
+    stride = op.Unsqueeze(op.Gather(op.Constant(value_floats=[4.0, 8.0, 16.0, 32.0]), level), [1])
+    scale = op.Where(crops, (canvas / stride - 1.0) / (canvas - 1.0), 1.0 / stride)
+    shifted = op.Or(crops, op.Constant(value_int=aligned) == 0)
+    least = op.Where(op.And(shifted, op.Not(crops)), 1.0, 0.0)
+    shift = op.Where(shifted, 0.5, 0.0)
+    begin = begin * scale
+    end = op.Max(end * scale, begin + least)
+    # A grid that includes the corners is a grid of bin centres on a box with half a bin more on each side.
+    gaps = op.Max(op.Cast(op.Constant(value_int=output_size), to=1) - 1.0, 1.0)
+    margin = op.Where(crops, (end - begin) * 0.5 / gaps, 0.0)
+    rois = op.Concat(begin - margin + shift, end + margin + shift, axis=1)
+
+    # 3. Every RoI on its own level only, then one gather back to the order of `boxes`.
+    at2 = op.Squeeze(op.NonZero(level == 0), [0])
+    at3 = op.Squeeze(op.NonZero(level == 1), [0])
+    at4 = op.Squeeze(op.NonZero(level == 2), [0])
+    at5 = op.Squeeze(op.NonZero(level == 3), [0])
+    x2, r2, i2 = op.Cast(p2, to=1), op.Gather(rois, at2), op.Gather(image_index, at2)
+    x3, r3, i3 = op.Cast(p3, to=1), op.Gather(rois, at3), op.Gather(image_index, at3)
+    x4, r4, i4 = op.Cast(p4, to=1), op.Gather(rois, at4), op.Gather(image_index, at4)
+    x5, r5, i5 = op.Cast(p5, to=1), op.Gather(rois, at5), op.Gather(image_index, at5)
+    f2 = op.RoiAlign(x2, r2, i2, output_height=output_size, output_width=output_size, sampling_ratio=sampling_ratio)
+    f3 = op.RoiAlign(x3, r3, i3, output_height=output_size, output_width=output_size, sampling_ratio=sampling_ratio)
+    f4 = op.RoiAlign(x4, r4, i4, output_height=output_size, output_width=output_size, sampling_ratio=sampling_ratio)
+    f5 = op.RoiAlign(x5, r5, i5, output_height=output_size, output_width=output_size, sampling_ratio=sampling_ratio)
+    order = op.Concat(at2, at3, at4, at5, axis=0)
+    place = op.ScatterElements(order, order, op.Range(0, op.Size(order), 1))
+    return op.CastLike(op.Gather(op.Concat(f2, f3, f4, f5, axis=0), place), p2)
+
+
+FUNCTIONS = {"MaskRcnnNms": nms, "PyramidRoiAlign": roi_align}
+
+
+def function_protos() -> list[onnx.FunctionProto]:
+    """The ONNX functions of both operators, for `ModelProto.functions`."""
+    protos = []
+    for name, function in FUNCTIONS.items():
+        proto = function.to_function_proto()
+        proto.name = name
+        protos.append(proto)
+    return protos
