@@ -18,7 +18,7 @@ class Anchors(nn.Module):
     def __init__(self, config: RpnConfig, *, corner_coordinates: bool) -> None:
         super().__init__()
         self.strides = config.strides
-        self.level_cells = tuple(len(level) for level in config.cells)
+        self.level_cells = [len(level) for level in config.cells]
         cells = torch.tensor([cell for level in config.cells for cell in level], dtype=torch.float32)
         if corner_coordinates:
             cells = cells - torch.tensor([0.0, 0.0, 1.0, 1.0])
@@ -26,7 +26,7 @@ class Anchors(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """Anchors [A, 4] in canvas pixels for P2..P6 [N, C, Hl, Wl], ordered by level, row, column, cell."""
-        levels = zip(pyramid, self.strides, self.cells.split(self.level_cells), strict=True)
+        levels = zip(pyramid, self.strides, torch.split(self.cells, self.level_cells), strict=True)
         return torch.cat([self._level(features, stride, cells) for features, stride, cells in levels])
 
     def level_index(self, pyramid: Sequence[Tensor]) -> Tensor:

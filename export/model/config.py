@@ -135,7 +135,7 @@ class DetectionConfig:
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What happens to a picture before the network; resize and placement travel in the bundle, the rest is in the graph."""
+    """What happens to a picture before the network; resize and placement travel in the bundle, the rest: the graph."""
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """RGB, 0..255."""

@@ -22,7 +22,7 @@ def detect(class_logits: Tensor, deltas: Tensor, proposals: Proposals, windows: 
     its image.
     """
     rule = config.detection
-    batch, size = proposals.valid.shape
+    batch = proposals.valid.shape[0]
     probabilities = class_logits.softmax(dim=-1)
     anchors = proposals.boxes.reshape(-1, 1, 4)
     boxes = decode(deltas, anchors, config.heads.box_std, config.heads.delta_clamp)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
@@ -18,11 +20,9 @@ class BoxHead(nn.Module):
     def __init__(self, in_channels: int, roi_size: int, num_classes: int, config: HeadConfig) -> None:
         super().__init__()
         widths = (in_channels, *config.box_conv_widths)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1, bias=not config.box_norm) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=not config.box_norm) for a, b in pairwise(widths))
         fc_widths = (widths[-1] * roi_size**2, *config.box_fc_widths)
-        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in zip(fc_widths, fc_widths[1:], strict=False))
+        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(fc_widths))
         normed_convs = config.box_conv_widths if config.box_norm else ()
         normed_fcs = config.box_fc_widths if config.box_norm and not config.box_conv_widths else ()
         self.conv_norms = nn.ModuleList(nn.BatchNorm2d(w, eps=config.box_norm_eps) for w in normed_convs)
@@ -53,7 +53,7 @@ class MaskHead(nn.Module):
         super().__init__()
         widths = (in_channels, *config.mask_conv_widths)
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1, bias=config.mask_conv_bias) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, 3, padding=1, bias=config.mask_conv_bias) for a, b in pairwise(widths)
         )
         normed = config.mask_conv_widths if config.mask_norm else ()
         self.norms = nn.ModuleList(nn.BatchNorm2d(w, eps=config.box_norm_eps) for w in normed)

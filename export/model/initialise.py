@@ -8,8 +8,8 @@ from torch import nn
 def initialise(model: nn.Module) -> None:
     """Draw the weights of a `MaskRCNN` from torch's global generator.
 
-    Kaiming normal for ReLU: fan-out for convolutions, fan-in for fully connected layers; the pyramid, which has no
-    ReLU, Kaiming uniform with gain 1; RPN and predictors normal with 0.01, box deltas 0.001; BatchNorm 1 and 0, biases 0.
+    Kaiming normal for ReLU: fan-out for convolutions, fan-in for fully connected layers. The pyramid, which has no
+    ReLU: Kaiming uniform with gain 1. RPN and predictors: normal with 0.01, box deltas 0.001. Biases are zero.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):

@@ -84,7 +84,7 @@ def _pyramid_roi_align(pyramid: Sequence[Tensor], boxes: Tensor, image_index: Te
     order = torch.argsort(keys, stable=True)
     counts = torch.bincount(keys, minlength=len(STRIDES) * images).tolist()
     parts = []
-    for key, rois in enumerate(boxes[order].split(counts)):
+    for key, rois in enumerate(torch.split(boxes[order], counts)):
         if rois.shape[0]:
             level, image = divmod(key, images)
             features = pyramid[level][image]
@@ -122,7 +122,7 @@ def _pool(features: Tensor, spans: Tensor, rule: _Rule) -> Tensor:
 
 
 def _by_sample_count(spans: Tensor, output_size: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """RoIs that share their adaptive samples a bin, ceil(side / bins); a RoI without an area has none and stays zero."""
+    """RoIs by their samples a bin (height, width), ceil(side / bins); a RoI without an area has none."""
     counts = torch.ceil(spans[:, 2:] / output_size).to(torch.int64)
     distinct, member = torch.unique(counts, dim=0, return_inverse=True)
     for i, (samples_w, samples_h) in enumerate(distinct.tolist()):

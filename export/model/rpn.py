@@ -6,6 +6,7 @@ Shapes: N images, A anchors over all levels, L levels, K proposals an image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ class RpnOutput(NamedTuple):
     """[N, A], or [N, A, 2] (background, foreground) for the softmax form."""
     deltas: Tensor
     """[N, A, 4] (dx, dy, dw, dh), in units of `RpnConfig.box_std`."""
-    level_counts: tuple[int, ...]
+    level_counts: list[int]
     """Anchors of each level; their sum is A."""
 
 
@@ -53,7 +54,7 @@ class RpnHead(nn.Module):
         cells = len(config.cells[0])
         self.logits_per_cell = 2 if config.objectness == "softmax" else 1
         widths = [in_channels, *[config.channels] * config.conv_depth]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.logits = nn.Conv2d(config.channels, cells * self.logits_per_cell, 1)
         self.deltas = nn.Conv2d(config.channels, cells * 4, 1)
 
@@ -65,7 +66,7 @@ class RpnHead(nn.Module):
                 x = F.relu(conv(x))
             logits.append(_by_anchor(self.logits(x), self.logits_per_cell))
             deltas.append(_by_anchor(self.deltas(x), 4))
-        counts = tuple(level.shape[1] for level in deltas)
+        counts = [level.shape[1] for level in deltas]
         joined = torch.cat(logits, dim=1)
         return RpnOutput(joined.squeeze(-1) if self.logits_per_cell == 1 else joined, torch.cat(deltas, dim=1), counts)
 
@@ -118,15 +119,12 @@ def _by_anchor(x: Tensor, values: int) -> Tensor:
 
 def _candidates(output: RpnOutput, config: RpnConfig, pre_nms_topk: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scores and anchor indices [N, k] before NMS, and their groups [k]."""
-    if config.objectness == "softmax":
-        ranked = output.logits.softmax(dim=-1)[..., 1]
-    else:
-        ranked = output.logits
+    ranked = output.logits.softmax(dim=-1)[..., 1] if config.objectness == "softmax" else output.logits
     if config.selection == "joint":
         scores, index = _padded_topk(ranked, pre_nms_topk)
         return scores, index, torch.zeros_like(index[0])
     scores_by_level, index_by_level, start = [], [], 0
-    for level in ranked.split(output.level_counts, dim=1):
+    for level in torch.split(ranked, output.level_counts, dim=1):
         scores, index = _padded_topk(level, pre_nms_topk)
         scores_by_level.append(scores)
         index_by_level.append(index + start)
@@ -141,7 +139,12 @@ def _padded_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Padding instead of min(k, A) keeps every later shape fixed, whatever the size of the canvas.
     """
     padded = F.pad(scores, (0, k), value=NO_SCORE)
-    top, index = torch.topk(padded, k, dim=1)
+    if torch.compiler.is_exporting():
+        # ONNX's and TensorRT's TopK break ties as we want; torch's breaks them at random.
+        top, index = torch.topk(padded, k, dim=1)
+    else:
+        everything = torch.sort(padded, dim=1, descending=True, stable=True)
+        top, index = everything.values[:, :k], everything.indices[:, :k]
     return top, torch.where(index < scores.shape[1], index, 0)
 
 
