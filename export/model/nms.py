@@ -91,5 +91,5 @@ def _nms_op(
 def _nms_shape(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, score_threshold: float, max_output: int
 ) -> Tensor:
-    rows = torch.library.get_ctx().new_dynamic_size()
+    rows = torch.library.get_ctx().new_dynamic_size(min=1)
     return boxes.new_empty((rows, 2), dtype=torch.int64)
