@@ -48,6 +48,11 @@ class Detection:
             encoded_mask=record.get("mask"),
         )
 
+    def to_wire(self) -> dict[str, Any]:
+        """The record as the server sent it."""
+        names = {"class_id": self.class_id, "class_name": self.label}
+        return {"box": list(self.box), **names, "score": self.score, "area": self.area, "mask": self.encoded_mask}
+
     def mask(self) -> Mask:
         """[h, w] over the whole picture. Raises `MaskFormatError` when the answer holds no RLE."""
         counts, size_hw = self._counts()
@@ -152,11 +157,12 @@ def parse_answer(answer: Any) -> list[Prediction]:
             "timings_ms": dict(answer["timings_ms"]),
             "batch_size": answer["batch_size"],
         }
-        return [_parse_image(image, whole) for image in answer["images"]]
+        return [from_image_result(image, **whole) for image in answer["images"]]
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidAnswerError(f"This is not an answer of a Maskline server: {error!r}.") from error
 
 
-def _parse_image(image: Mapping[str, Any], whole: Mapping[str, Any]) -> Prediction:
+def from_image_result(image: Mapping[str, Any], model: str, version: str, **request: Any) -> Prediction:
+    """The prediction of one entry of an answer's `images`."""
     detections = tuple(Detection.from_wire(record) for record in image["detections"])
-    return Prediction(int(image["width"]), int(image["height"]), detections, **whole)
+    return Prediction(int(image["width"]), int(image["height"]), detections, model, version, **request)
