@@ -41,7 +41,11 @@ class Client:
 
     def predict_many(self, pictures: Iterable[Picture], **options: Unpack[Options]) -> list[Prediction]:
         """The same for many, `PICTURES_PER_REQUEST` a request, in their order. One bad picture fails the call."""
-        return [one for part in _parts(pictures) for one in self._send(part, options)]
+        found: list[Prediction] = []
+        for part in _parts(pictures):
+            with exchange.counting_from(len(found)):
+                found += self._send(part, options)
+        return found
 
     def close(self) -> None:
         self._http.close()
@@ -83,7 +87,11 @@ class AsyncClient:
 
     async def predict_many(self, pictures: Iterable[Picture], **options: Unpack[Options]) -> list[Prediction]:
         """See `Client.predict_many`."""
-        return [one for part in _parts(pictures) for one in await self._send(part, options)]
+        found: list[Prediction] = []
+        for part in _parts(pictures):
+            with exchange.counting_from(len(found)):
+                found += await self._send(part, options)
+        return found
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,7 +12,7 @@ from typing import Any, TypedDict
 
 import httpx2
 
-from clients.errors import ERROR_BY_STATUS, APIError, InvalidAnswerError, ServerError, UnreachableError
+from clients.errors import ERROR_BY_STATUS, APIError, InvalidAnswerError, MasklineError, ServerError, UnreachableError
 from clients.picture import Picture, encode
 from clients.prediction import Prediction, parse_answer
 from server.contract.wire import MaskFormat
@@ -127,6 +128,17 @@ def predictions(outcome: Outcome, url: str, count: int) -> list[Prediction]:
     if len(found) != count:
         raise InvalidAnswerError(f"{count} pictures were sent, {len(found)} answered.")
     return found
+
+
+@contextmanager
+def counting_from(first: int) -> Iterator[None]:
+    """Errors of a request that holds the pictures from number `first` on say so: the server counts its own."""
+    try:
+        yield
+    except MasklineError as error:
+        if first:
+            error.add_note(f"In the request whose picture 0 is picture {first} of this call.")
+        raise
 
 
 def _no_answer(failure: httpx2.RequestError | httpx2.InvalidURL, url: str) -> str:
