@@ -71,8 +71,8 @@ def roi_levels(boxes: Tensor, canvas_hw: tuple[int, int], level_rule: str, *, co
     if corner_coordinates:
         height, width = canvas_hw
         area = area * (height * width / ((height - 1) * (width - 1)))
-    limits = _FLOOR_AREAS if level_rule == "floor" else _ROUND_AREAS
-    return sum((area >= limit).to(torch.int64) for limit in limits)  # type: ignore[return-value]
+    limits = area.new_tensor(_FLOOR_AREAS if level_rule == "floor" else _ROUND_AREAS)
+    return (area[:, None] >= limits).sum(dim=1)
 
 
 def _pyramid_roi_align(pyramid: Sequence[Tensor], boxes: Tensor, image_index: Tensor, rule: _Rule) -> Tensor:
@@ -142,12 +142,16 @@ def _pool_fixed(features: Tensor, spans: Tensor, samples_hw: tuple[int, int], ru
     grid = torch.stack(
         (grid_x[:, None, :].expand(rois, rows, columns), grid_y[:, :, None].expand(rois, rows, columns)), dim=-1
     )
-    # [1, C, R * P * s, P * s]: the RoIs are stacked below each other.
+    # [1, C, R * P * s, P * s]: the RoIs are stacked below each other. Positions need more than half precision.
     sampled = F.grid_sample(
-        features[None], grid.reshape(1, rois * rows, columns, 2), padding_mode="border", align_corners=True
+        features[None].to(grid.dtype),
+        grid.reshape(1, rois * rows, columns, 2),
+        padding_mode="border",
+        align_corners=True,
     )
-    inside = (inside_y[:, :, None] & inside_x[:, None, :]).reshape(1, 1, rois * rows, columns)
-    pooled = F.avg_pool2d(sampled * inside, samples_hw)
+    if not (inside_y.all() and inside_x.all()):  # rare: proposals are clipped to the picture
+        sampled = sampled * (inside_y[:, :, None] & inside_x[:, None, :]).reshape(1, 1, rois * rows, columns)
+    pooled = F.avg_pool2d(sampled, samples_hw).to(features.dtype)
     return pooled.reshape(channels, rois, size, size).transpose(0, 1)
 
 
