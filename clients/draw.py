@@ -96,13 +96,13 @@ def _label(canvas: ImageDraw.ImageDraw, prediction: Prediction, colours: list[Co
     font = ImageFont.load_default(size=max(10.0, max(width, height) / 60))
     for detection, colour in reversed(list(zip(prediction, colours, strict=True))):
         text = f"{detection.label} {detection.score:.2f}"
-        x1, y1, x2, _ = detection.box
+        x1, y1, x2, y2 = detection.box
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
         wide, high = right - left + 4, bottom - top + 4
         if len(prediction) > CROWD and wide > x2 - x1:
             continue
         x = min(max(0.0, x1), max(0.0, width - wide))
-        y = y1 - high if y1 >= high else y1
+        y = y1 - high if y1 >= high else min(y2, height - high)
         canvas.rectangle((x, y, x + wide, y + high), fill=colour)
         ink = "black" if _luminance(colour) > 140 else "white"
         canvas.text((x + 2 - left, y + 2 - top), text, font=font, fill=ink)

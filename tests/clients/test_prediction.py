@@ -1,0 +1,209 @@
+"""What an answer holds, against pycocotools and arrays drawn by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+import clients
+from clients import Prediction
+from clients.prediction import parse_answer
+from tests.clients.conftest import HEIGHT, WIDTH, answer, detections, masks
+
+# pycocotools 2.0.11 on numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def predicted(found: list[dict[str, Any]] | None = None) -> Prediction:
+    return parse_answer(answer(1, found))[0]
+
+
+def grey(level: int = 128) -> Image.Image:
+    return Image.new("RGB", (WIDTH, HEIGHT), (level, level, level))
+
+
+def test_arrays_have_their_shapes_and_values():
+    prediction = predicted()
+    np.testing.assert_array_equal(prediction.boxes, [[6, 4, 20, 12], [31, 23, 32, 24]])
+    np.testing.assert_allclose(prediction.scores, [0.9, 0.6], rtol=1e-6)
+    np.testing.assert_array_equal(prediction.class_ids, [1, 2])
+    assert prediction.boxes.dtype == prediction.scores.dtype == np.float32
+    assert prediction.labels == ["nucleus", "speck"]
+    assert (prediction.width, prediction.height) == (WIDTH, HEIGHT)
+    assert (prediction.model, prediction.version, prediction.request_id) == ("demo", "1", "r-1")
+    assert prediction.timings_ms["inference"] == 3.0
+    assert [one.area for one in prediction] == [int(drawn.sum()) for drawn in masks()]
+
+
+def test_masks_are_the_drawn_ones():
+    found = predicted().masks()
+    assert found.dtype == np.bool_
+    np.testing.assert_array_equal(found, masks())
+
+
+def test_random_masks_decode_as_pycocotools_decodes_them():
+    rng = np.random.default_rng(3)
+    drawn = (rng.random((20, HEIGHT, WIDTH)) < rng.random((20, 1, 1))).astype(np.uint8)
+    records = [{**detections()[0], "mask": _encoded(one)} for one in drawn]
+    expected = [coco_mask.decode(record["mask"]).astype(bool) for record in records]
+    np.testing.assert_array_equal(predicted(records).masks(), expected)
+
+
+def _encoded(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+    return {"size": [HEIGHT, WIDTH], "counts": coco_mask.encode(np.asfortranarray(mask))["counts"].decode()}
+
+
+def test_uncompressed_masks_decode_too():
+    # Column-major: 2 columns of zeros, one of ones, the rest zeros.
+    counts = [2 * HEIGHT, HEIGHT, (WIDTH - 3) * HEIGHT]
+    prediction = predicted([{**detections()[0], "mask": {"size": [HEIGHT, WIDTH], "counts": counts}}])
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[:, 2] = True
+    np.testing.assert_array_equal(prediction.masks()[0], expected)
+    np.testing.assert_array_equal(coco_mask.decode(prediction.to_coco(1)[0]["segmentation"]), expected)
+
+
+def test_nothing_found_keeps_its_shapes():
+    prediction = predicted([])
+    assert len(prediction) == 0
+    assert prediction.boxes.shape == (0, 4)
+    assert prediction.masks().shape == (0, HEIGHT, WIDTH)
+    assert prediction.to_coco(1) == []
+    np.testing.assert_array_equal(np.asarray(prediction.draw(grey())), np.asarray(grey()))
+
+
+@pytest.mark.parametrize("mask", [None, {"size": [HEIGHT, WIDTH], "png": "aGVsbG8="}, [[1, 2, 3, 4]]])
+def test_without_rle_there_are_no_masks(mask: Any):
+    prediction = predicted([{**detections()[0], "mask": mask}])
+    with pytest.raises(clients.MaskFormatError, match="rle"):
+        prediction.masks()
+
+
+def test_without_masks_boxes_are_drawn_and_written():
+    prediction = predicted([{**detections()[0], "mask": None}])
+    assert "segmentation" not in prediction.to_coco(1)[0]
+    assert np.any(np.asarray(prediction.draw(grey())) != 128)
+
+
+@pytest.mark.parametrize("counts", ["0", "\u00e9", [1, 2], [-1]])
+def test_a_broken_mask_is_an_invalid_answer(counts: Any):
+    prediction = predicted([{**detections()[0], "mask": {"size": [HEIGHT, WIDTH], "counts": counts}}])
+    with pytest.raises(clients.InvalidAnswerError, match="mask"):
+        prediction.masks()
+
+
+def test_coco_results_load_in_pycocotools(capsys: pytest.CaptureFixture[str]):
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": 42, "width": WIDTH, "height": HEIGHT}],
+        "annotations": [],
+        "categories": [{"id": 17, "name": "nucleus"}, {"id": 90, "name": "speck"}],
+    }
+    truth.createIndex()
+    results = predicted().to_coco(42, {"nucleus": 17, "speck": 90})
+    loaded = truth.loadRes(results)
+    loaded = loaded.loadAnns(loaded.getAnnIds())
+    assert [one["category_id"] for one in loaded] == [17, 90]
+    assert [one["bbox"] for one in results] == [[6, 4, 14, 8], [31, 23, 1, 1]]
+    np.testing.assert_array_equal([truth.annToMask(one) for one in loaded], masks())
+    capsys.readouterr()  # pycocotools prints
+
+
+def test_without_a_map_the_class_ids_are_the_categories():
+    assert [one["category_id"] for one in predicted().to_coco(1)] == [1, 2]
+
+
+SIDE = 200
+
+
+def drawn_on_grey(boxes: list[tuple[int, int, int, int]], class_ids: list[int], filled: bool = True) -> Any:
+    """Pixels [SIDE, SIDE, 3] of a grey picture with detections whose masks fill their boxes but for the last row."""
+    records = []
+    for (x1, y1, x2, y2), class_id in zip(boxes, class_ids, strict=True):
+        inside = np.zeros((SIDE, SIDE), np.uint8)
+        inside[y1 : y2 - 1, x1:x2] = 1
+        mask = {"size": [SIDE, SIDE], "counts": coco_mask.encode(np.asfortranarray(inside))["counts"].decode()}
+        names = {"class_id": class_id, "class_name": f"class {class_id}", "area": int(inside.sum())}
+        records.append({"box": [x1, y1, x2, y2], "score": 0.5, "mask": mask if filled else None, **names})
+    whole = answer(1, records)
+    whole["images"][0].update(width=SIDE, height=SIDE)
+    rows = np.arange(SIDE, dtype=np.uint8)[:, None, None]
+    return np.asarray(parse_answer(whole)[0].draw(np.tile(rows, (1, SIDE, 3)))).astype(int)
+
+
+def test_drawing_changes_masks_boxes_and_a_label_and_nothing_else():
+    after = drawn_on_grey([(60, 80, 140, 150)], [1])
+    changed = np.any(after != np.arange(SIDE)[:, None, None], axis=2)
+    assert changed[80:150, 60:140].sum() >= 69 * 80
+    assert changed[149, 60:140].all()  # the box below the mask
+    assert changed[55:80, 60:140].any()  # the label above it
+    assert not changed[150:].any()
+    assert not changed[:55].any()
+    assert not changed[:, :59].any()
+    assert not changed[80:, 140:].any()
+
+
+def test_a_mask_is_tinted_so_that_the_picture_shows_through():
+    after = drawn_on_grey([(60, 80, 140, 150)], [1])
+    assert np.all(np.diff(after[90:140, 100].sum(axis=1)) >= 0)
+    assert after[139, 100].sum() > after[91, 100].sum() + 50
+    assert np.ptp(after[100, 100]) > 20  # a colour, not grey
+
+
+def test_boxes_without_masks_are_frames():
+    after = drawn_on_grey([(60, 80, 140, 150)], [1], filled=False)
+    assert (after[90:140, 70:130] == np.arange(90, 140)[:, None, None]).all()
+    assert np.ptp(after[110, 60]) > 20
+    assert np.ptp(after[110, 139]) > 20
+
+
+def test_one_class_is_coloured_by_object_and_several_by_class():
+    boxes = [(10, 40, 60, 90), (10, 120, 60, 180), (120, 40, 180, 90)]
+    one_class = drawn_on_grey(boxes, [1, 1, 1], filled=False)
+    two_classes = drawn_on_grey(boxes, [1, 1, 2], filled=False)
+    edges = (60, 10), (150, 10), (60, 120)
+    assert len({tuple(one_class[at]) for at in edges}) == 3
+    first, second, other = (tuple(two_classes[at]) for at in edges)
+    assert first == second != other
+
+
+def test_drawing_takes_each_form_and_turns_files_upright(tmp_path: Path):
+    upright = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    turned = Image.fromarray(np.rot90(upright).copy())  # as a camera held sideways stores it
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    path = tmp_path / "turned.png"
+    turned.save(path, exif=exif)
+    expected = np.asarray(predicted().draw(upright))
+    for form in (path, str(path), path.read_bytes(), Image.fromarray(upright)):
+        np.testing.assert_array_equal(np.asarray(predicted().draw(form)), expected)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_grey_is_drawn_scaled_not_clipped(mode: str):
+    deep = Image.fromarray(np.full((HEIGHT, WIDTH), 25700, np.uint16)).convert(mode)
+    np.testing.assert_array_equal(np.asarray(predicted([]).draw(deep)), np.full((HEIGHT, WIDTH, 3), 100))
+
+
+def test_a_picture_of_another_size_is_refused():
+    with pytest.raises(clients.InvalidPictureError, match="10 x 10 pixels, the answer is for 32 x 24"):
+        predicted().draw(Image.new("RGB", (10, 10)))
+
+
+def test_what_cannot_be_opened_is_refused():
+    with pytest.raises(clients.InvalidPictureError, match="cannot be opened"):
+        predicted().draw(b"not a picture")
+
+
+def test_in_a_crowd_small_objects_have_no_label():
+    boxes = [(5 + 18 * (k % 10), 40 + 40 * (k // 10), 15 + 18 * (k % 10), 50 + 40 * (k // 10)) for k in range(30)]
+    crowd = drawn_on_grey(boxes, [1] * 30, filled=False)
+    assert (crowd[60:75] == np.arange(60, 75)[:, None, None]).all()
+    few = drawn_on_grey(boxes[10:12], [1] * 2, filled=False)
+    assert (few[60:75] != np.arange(60, 75)[:, None, None]).any()
