@@ -1,0 +1,206 @@
+"""The HTTP service: routes, each a few lines, around the models."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from server import errors
+from server.contract.errors import BadParameter, Draining, NotReady
+from server.contract.wire import ModelRef, PredictResponse, Problem
+from server.gateway import Gateway, Lifecycle, key_of
+from server.metrics import CONTENT_TYPE, Metrics
+from server.models import Model, Models
+from server.protocols import native
+from server.settings import Settings
+
+STATIC = Path(__file__).parent / "static"
+
+
+def create_app(settings: Settings | None = None, models: Models | None = None) -> FastAPI:
+    """The application. Without `models` it loads those that the settings name when it starts.
+
+    Raises:
+        BundleError: (when the application starts) a bundle cannot be loaded.
+    """
+    settings = settings or Settings()
+    metrics, lifecycle = Metrics(), Lifecycle()
+    app = FastAPI(
+        title="Maskline",
+        description="Post an image, get boxes, classes, scores and COCO RLE masks.",
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.models = models
+    app.state.metrics = metrics
+    app.state.lifecycle = lifecycle
+    errors.install(app)
+    app.include_router(router)
+    app.add_middleware(GZipMiddleware, compresslevel=5)
+    app.add_middleware(
+        Gateway,
+        lifecycle=lifecycle,
+        metrics=metrics,
+        api_keys=(*settings.api_keys, settings.admin_key) if settings.api_keys else (),
+        root_path=settings.root_path,
+    )
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Serves while the models warm up: probes tell how far that is."""
+    state = app.state
+    if state.models is None:
+        state.models = await asyncio.to_thread(Models.open, state.settings)
+    models: Models = state.models
+    state.metrics.watch("queue_depth", "Pictures waiting for an engine.", lambda: models.waiting)
+    state.metrics.watch("requests_in_flight", "Requests not answered yet.", lambda: state.lifecycle.in_flight)
+    start = asyncio.create_task(models.start())
+    try:
+        yield
+    finally:
+        start.cancel()
+        await asyncio.gather(start, return_exceptions=True)
+        await models.close()
+
+
+router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}})
+
+
+# Prediction
+
+
+@router.post("/predict", response_model=PredictResponse, openapi_extra=native.OPENAPI)
+async def predict(request: Request) -> Response:
+    """The objects of one picture or several: boxes, classes, scores and masks."""
+    settings, models = _settings(request), _models(request)
+    options = native.options_of(request.query_params)
+    models.select(options.model, options.version).serving.pipeline.check(options)
+    as_png = native.wants_png(request.headers.get("Accept", ""))
+    try:
+        files = await native.read_pictures(request, settings)
+        if as_png and len(files) > 1:
+            raise BadParameter("An annotated picture is made of one picture; send one, or accept application/json.")
+        model = models.select(options.model, options.version)
+        timeout_s = settings.timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        work = model.serving.predict(files, options, deadline=deadline, keep_pictures=as_png)
+        answer = await native.unless_client_gone(request, work)
+    except ClientDisconnect:
+        return errors.problem(errors.CLIENT_GONE, "The client has gone.", errors.request_id_of(request))
+    request.app.state.metrics.answered(answer.timings_ms, answer.batch_size)
+    if as_png:
+        return await native.png_answer(answer)
+    return native.json_answer(answer, ModelRef(model.card.name, model.card.version), errors.request_id_of(request))
+
+
+# Health, models, metrics
+
+
+@router.get("/health/live")
+async def live(request: Request) -> Response:
+    """503 when the server cannot recover by itself and should be started anew."""
+    failure = _models(request).failure
+    if failure:
+        raise NotReady(failure)
+    return JSONResponse({"status": "live"})
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> Response:
+    """503 while models warm up and while the server stops."""
+    if request.app.state.lifecycle.draining:
+        raise Draining("The server is stopping.")
+    if not _models(request).ready:
+        raise NotReady(_models(request).failure or "The models are warming up.")
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/models")
+async def list_models(request: Request) -> Response:
+    """Every loaded model."""
+    return JSONResponse({"models": [_described(model) for model in _models(request)]})
+
+
+@router.get("/models/{name}")
+async def show_model(request: Request, name: str) -> Response:
+    """The newest version's card, and what it runs on."""
+    versions = _models(request).versions_of(name)
+    card = versions[0].card.model_dump(mode="json")
+    return JSONResponse({**_described(versions[0]), "versions": [v.card.version for v in versions], "card": card})
+
+
+@router.post("/models/{name}/load")
+async def load(request: Request, name: str) -> Response:
+    """Reads the model's bundle again; the new one takes over once it is warm. Needs the admin key."""
+    _check_admin_key(request)
+    await _models(request).load(name)
+    return JSONResponse({"models": [_described(model) for model in _models(request).versions_of(name)]})
+
+
+@router.post("/models/{name}/unload")
+async def unload(request: Request, name: str) -> Response:
+    """Takes no more work for the model; what it has accepted is answered. Needs the admin key."""
+    _check_admin_key(request)
+    _models(request).unload(name)
+    return JSONResponse({"models": [_described(model) for model in _models(request)]})
+
+
+@router.get("/metrics")
+async def show_metrics(request: Request) -> Response:
+    """For Prometheus."""
+    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE)
+
+
+# Pages
+
+
+@router.get("/", include_in_schema=False)
+async def demo_page() -> Response:
+    return FileResponse(STATIC / "index.html", media_type="text/html")
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs_page() -> Response:
+    return FileResponse(STATIC / "docs.html", media_type="text/html")
+
+
+def _settings(request: Request) -> Settings:
+    return cast("Settings", request.app.state.settings)
+
+
+def _models(request: Request) -> Models:
+    return cast("Models", request.app.state.models)
+
+
+def _described(model: Model) -> dict[str, Any]:
+    card = model.card
+    return {
+        "name": card.name,
+        "version": card.version,
+        "ready": model.ready,
+        "engine": model.engine.description,
+        "classes": card.classes,
+        "max_detections": card.output.max_detections,
+        "score_threshold": card.output.score_threshold,
+        "default_score_threshold": card.output.default_score_threshold,
+    }
+
+
+def _check_admin_key(request: Request) -> None:
+    key = _settings(request).admin_key.encode()
+    if not key or not hmac.compare_digest(key_of(request.headers).encode(), key):
+        raise HTTPException(403, "This needs the admin key that MASKLINE_ADMIN_KEY sets.")

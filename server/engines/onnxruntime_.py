@@ -1,0 +1,110 @@
+"""ONNX Runtime, on a CPU or through CUDA where the installed package has it."""
+
+from __future__ import annotations
+
+import math
+import os
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from server.contract.errors import BundleError, EngineFailed, EngineUnavailable
+from server.engines.base import Canvases, Detections, Float32
+from server.repository import Bundle, rebuild
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+QUIET = 3
+"""Errors only: the runtime warns about every memcpy and every folded constant."""
+
+
+class OnnxRuntimeEngine:
+    """Runs a bundle's ONNX file.
+
+    Args:
+        bundle: needs a file for the engine `onnxruntime`.
+        threads: CPU threads; None: as many as this process may use.
+
+    Raises:
+        EngineUnavailable: the package is missing or installed twice, or the bundle has no ONNX file.
+        BundleError: the runtime refuses the file.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        runtime = _import_runtime()
+        path, _ = bundle.file_for("onnxruntime")
+        threads = threads or usable_cpus()
+        self.card = bundle.card
+        self._session: onnxruntime.InferenceSession | None = _open_session(runtime, path, threads)
+        provider = self._session.get_providers()[0].removesuffix("ExecutionProvider")
+        device = f"{threads} CPU thread{'s' * (threads > 1)}" if provider == "CPU" else provider
+        self.description = f"ONNX Runtime {runtime.__version__} on {device}"
+
+    def infer(self, images: Canvases, windows: Float32) -> Detections:
+        if self._session is None:
+            raise EngineFailed("The engine is closed.")
+        try:
+            detections, masks = self._session.run(["detections", "masks"], {"images": images, "windows": windows})
+        except Exception as error:  # the runtime's own errors have no base but this
+            raise EngineFailed(f"ONNX Runtime failed on a batch of {len(images)}: {_first_line(error)}") from error
+        return Detections(detections, masks)
+
+    def close(self) -> None:
+        self._session = None
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: its affinity mask, and its share in a container. At least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, math.ceil(_cgroup_cpus(Path("/sys/fs/cgroup/cpu.max")))))
+
+
+def _cgroup_cpus(cpu_max: Path) -> float:
+    """CPUs by the quota of cgroup v2 (`cpu.max`: microseconds or `max`, period); very many where there is none."""
+    try:
+        quota, period = cpu_max.read_text().split()
+        return float(quota) / float(period)
+    except (OSError, ValueError):
+        return 2**16
+
+
+def _import_runtime() -> Any:
+    if _is_installed("onnxruntime") and _is_installed("onnxruntime-gpu"):
+        raise EngineUnavailable(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. Remove both "
+            "(pip uninstall onnxruntime onnxruntime-gpu) and install one: "
+            "pip install 'maskline[cpu]' or 'maskline[gpu]'."
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineUnavailable("ONNX Runtime is not installed: pip install 'maskline[cpu]'.") from error
+    return onnxruntime
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _open_session(runtime: Any, path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = QUIET
+    options.enable_mem_pattern = False  # patterns are kept for each shape seen, and canvases have many
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would burn a whole CPU each
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [name for name in wanted if name in runtime.get_available_providers()]
+    try:
+        return runtime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # as above
+        raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}. {rebuild(path.parent)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,263 @@
+"""The story of one request: decode, resize and place, infer, put the answer together.
+
+`Pipeline` tells it for one caller without a web framework (verification, evaluation, offline prediction);
+`BatchingPipeline` tells the same story for many at once, with the pictures of all of them in common batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from server import batching
+from server.contract import errors
+from server.contract.card import ModelCard
+from server.contract.wire import ImageResult, PredictOptions, Timings
+from server.engines import EngineName, create_engine
+from server.engines.base import Detections, Engine
+from server.postprocess import select, to_image_result
+from server.preprocess import Canvas, Limits, Picture, decode_image, prepare
+from server.repository import load_bundle
+
+COMMON_ASPECTS_HW = ((1, 1), (3, 4), (2, 3), (4, 3), (3, 2))
+"""Warmed where every picture has a canvas of its own size."""
+
+
+class Pipeline:
+    """One engine and what surrounds it."""
+
+    def __init__(self, engine: Engine, limits: Limits | None = None) -> None:
+        self.engine = engine
+        self.limits = limits or Limits()
+
+    @classmethod
+    def open(
+        cls,
+        bundle_dir: str | Path,
+        engine: EngineName = "auto",
+        *,
+        threads: int | None = None,
+        limits: Limits | None = None,
+    ) -> Pipeline:
+        """Loads a bundle. Raises `BundleError`, of which `EngineUnavailable` is one."""
+        return cls(create_engine(engine, load_bundle(bundle_dir), threads=threads), limits)
+
+    @property
+    def card(self) -> ModelCard:
+        return self.engine.card
+
+    def predict(self, image: Picture | bytes, options: PredictOptions | None = None) -> ImageResult:
+        """The answer for a picture file, or for a picture as uint8 [h, w, 3] RGB; boxes in the image frame.
+
+        Raises:
+            BadParameter: the model has no such class.
+            PictureError: the file cannot be used.
+            EngineFailed: the engine could not run it.
+        """
+        options = options or PredictOptions()
+        self.check(options)
+        canvas = self.prepare(self.decode(image) if isinstance(image, bytes) else image)
+        (detections,) = self.infer([canvas])
+        return self.finish(canvas, detections, options)
+
+    def check(self, options: PredictOptions) -> None:
+        """Raises `BadParameter` for what this model cannot answer."""
+        select(options, self.card)
+
+    def decode(self, data: bytes) -> Picture:
+        return decode_image(data, self.limits)
+
+    def prepare(self, picture: Picture) -> Canvas:
+        return prepare(picture, self.card.input)
+
+    def infer(self, canvases: Sequence[Canvas]) -> list[Detections]:
+        """Runs canvases of one size together; each gets its own rows."""
+        images: Any = np.stack([canvas.image for canvas in canvases])
+        windows = np.array([canvas.window_xyxy for canvas in canvases], np.float32)
+        found = self.engine.infer(images, windows)
+        return [found.of_image(i) for i in range(len(canvases))]
+
+    def finish(self, canvas: Canvas, detections: Detections, options: PredictOptions) -> ImageResult:
+        return to_image_result(detections.detections, detections.masks, canvas, self.card, options)
+
+    def warm_up(self) -> None:
+        """Runs every listed canvas, or the commonest shapes, once: first runs of a shape are slow."""
+        for h, w in self._common_sizes():
+            self.infer([self.prepare(np.zeros((h, w, 3), np.uint8))])
+
+    def _common_sizes(self) -> Iterator[tuple[int, int]]:
+        if self.card.input.canvases != "exact":
+            yield from self.card.input.canvases
+            return
+        short = self.card.input.resize.min_size
+        for h, w in COMMON_ASPECTS_HW:
+            yield short * h // min(h, w), short * w // min(h, w)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Results of a request's pictures in their order. `pictures` are the decoded ones where they were asked for."""
+
+    images: list[ImageResult]
+    pictures: list[Picture]
+    timings_ms: Timings
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class _PictureAnswer:
+    result: ImageResult
+    picture: Picture | None
+    decode_s: float
+    queue_s: float
+    inference_s: float
+    postprocess_s: float
+    batch_size: int
+
+
+class BatchingPipeline:
+    """A pipeline that many callers share. Use it on one event loop, between `start` and `close`.
+
+    `picture_threads` decode pictures and put answers together; they are shared by all models of a server.
+    """
+
+    def __init__(self, pipeline: Pipeline, picture_threads: ThreadPoolExecutor, limits: batching.QueueLimits) -> None:
+        self.pipeline = pipeline
+        self.batcher = batching.Batcher[tuple[int, ...], Canvas, Detections]([pipeline.infer], limits)
+        self._picture_threads = picture_threads
+
+    async def start(self) -> None:
+        """Warms the engine up, in a thread, and takes work."""
+        await asyncio.get_running_loop().run_in_executor(None, self.pipeline.warm_up)
+        self.batcher.start()
+
+    async def close(self) -> None:
+        """Answers what has been accepted, then frees the engine."""
+        await self.batcher.drain()
+        await self.batcher.close()
+        self.pipeline.engine.close()
+
+    async def predict(
+        self,
+        files: Sequence[bytes],
+        options: PredictOptions,
+        *,
+        deadline: float | None = None,
+        keep_pictures: bool = False,
+    ) -> Answer:
+        """The answer for the picture files of one request; cancelling it drops its work.
+
+        Args:
+            files: at least one picture file.
+            options: what to answer.
+            deadline: in seconds of the event loop's clock.
+            keep_pictures: whether the answer holds the decoded pictures.
+
+        Raises:
+            BadParameter: the model cannot answer that.
+            PictureError: the only picture is bad. BadPictureInBatch: one of several is.
+            QueueFull, DeadlinePassed, Draining, EngineFailed.
+        """
+        started = time.monotonic()
+        self.pipeline.check(options)
+        several = len(files) > 1
+        with _contract_errors(), self.batcher.reserve(len(files), self._cost(files), deadline) as room:
+            async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._predict_one(room, file, options, i if several else None, keep_pictures))
+                    for i, file in enumerate(files)
+                ]
+        return _joined([task.result() for task in tasks], time.monotonic() - started)
+
+    async def _predict_one(
+        self, room: _Room, file: bytes, options: PredictOptions, index: int | None, keep_picture: bool
+    ) -> _PictureAnswer:
+        loop = asyncio.get_running_loop()
+        try:
+            picture, canvas, decode_s = await loop.run_in_executor(self._picture_threads, self._read, file)
+        except errors.PictureError as error:
+            raise error if index is None else errors.BadPictureInBatch(index, error) from error
+        kept = picture if keep_picture else None
+        del picture  # it may be a hundred times the size of the canvas, and the queue may be long
+        outcome = await room.submit(canvas.image.shape, canvas)
+        result, postprocess_s = await loop.run_in_executor(
+            self._picture_threads, self._write, canvas, outcome.result, options
+        )
+        return _PictureAnswer(result, kept, decode_s, outcome.queue_s, outcome.run_s, postprocess_s, outcome.batch_size)
+
+    def _read(self, file: bytes) -> tuple[Picture, Canvas, float]:
+        started = time.monotonic()
+        picture = self.pipeline.decode(file)
+        canvas = self.pipeline.prepare(picture)
+        return picture, canvas, time.monotonic() - started
+
+    def _write(self, canvas: Canvas, detections: Detections, options: PredictOptions) -> tuple[ImageResult, float]:
+        started = time.monotonic()
+        return self.pipeline.finish(canvas, detections, options), time.monotonic() - started
+
+    def _cost(self, files: Sequence[bytes]) -> int:
+        """Bytes that the request may hold while it waits: its files and its canvases."""
+        return sum(map(len, files)) + len(files) * self._canvas_bytes
+
+    @cached_property
+    def _canvas_bytes(self) -> int:
+        """Of the largest usual canvas; pictures can be larger only where the resize rule sets no upper limit."""
+        settings = self.pipeline.card.input
+        if settings.canvases == "exact":
+            pixels = (settings.resize.min_size + settings.size_divisor) * (
+                settings.resize.max_size + settings.size_divisor
+            )
+        else:
+            pixels = max(h * w for h, w in settings.canvases)
+        return pixels * 3 * np.dtype(settings.dtype).itemsize
+
+
+_Room = batching.Reservation[tuple[int, ...], Canvas, Detections]
+
+
+def _joined(answers: Sequence[_PictureAnswer], total_s: float) -> Answer:
+    """One answer from those of the pictures; they ran side by side, so each stage counts its slowest."""
+
+    timings = Timings(
+        decode=max(answer.decode_s for answer in answers) * 1e3,
+        queue=max(answer.queue_s for answer in answers) * 1e3,
+        inference=max(answer.inference_s for answer in answers) * 1e3,
+        postprocess=max(answer.postprocess_s for answer in answers) * 1e3,
+        total=total_s * 1e3,
+    )
+    return Answer(
+        [answer.result for answer in answers],
+        [answer.picture for answer in answers if answer.picture is not None],
+        timings,
+        max(answer.batch_size for answer in answers),
+    )
+
+
+@contextmanager
+def _contract_errors() -> Iterator[None]:
+    """The batcher's errors, and the first of those that a request's pictures raised, as the contract names them."""
+    try:
+        try:
+            yield
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+    except batching.QueueFull as error:
+        raise errors.QueueFull(str(error), error.retry_after_s) from error
+    except (batching.DeadlinePassed, TimeoutError) as error:
+        raise errors.DeadlinePassed("The deadline passed before the answer was ready.") from error
+    except batching.Draining as error:
+        raise errors.Draining(str(error)) from error
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

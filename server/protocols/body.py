@@ -1,0 +1,92 @@
+"""Reading a request's body: never more of it than is allowed, and the pictures of a multipart form."""
+
+from __future__ import annotations
+
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartCallbacks, parse_options_header
+from starlette.requests import Request
+
+from server.contract.errors import BadParameter, BodyTooLarge, UnsupportedFormat
+
+IMAGE_PART = "image"
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTooLarge: as soon as that is known: from Content-Length, else while the body comes in.
+        UnsupportedFormat: the body is compressed.
+        ClientDisconnect: the client left before the end.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedFormat(f"A body with Content-Encoding {encoding} is not accepted; send it as it is.")
+    announced = request.headers.get("Content-Length", "0")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+    return bytes(body)
+
+
+def multipart_pictures(body: bytes, content_type: str) -> list[bytes]:
+    """The parts named `image`, in their order. Raises `BadParameter` for any other part or a broken form."""
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise BadParameter("The multipart form has no boundary in its Content-Type.")
+    form = _Form()
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise BadParameter(f"The multipart form is broken: {error}.") from error
+    if not form.ended:
+        raise BadParameter("The multipart form is cut off.")
+    unknown = [name for name, _ in form.parts if name != IMAGE_PART]
+    if unknown:
+        raise BadParameter(f"The form has a part named {unknown[0]!r}; pictures are parts named {IMAGE_PART!r}.")
+    if not form.parts:
+        raise BadParameter(f"The form is empty; send pictures as parts named {IMAGE_PART!r}.")
+    return [bytes(data) for _, data in form.parts]
+
+
+class _Form:
+    """Collects names and contents of parts from the parser's calls, in memory: the body is there already."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[str, bytearray]] = []
+        self.ended = False
+        self._header = bytearray()
+        self._value = bytearray()
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": lambda: self.parts.append(("", bytearray())),
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_part_data": lambda data, start, end: self.parts[-1][1].extend(data[start:end]),
+            "on_end": self._end,
+        }
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(bytes(self._value))
+            name = options.get(b"name", b"").decode("utf-8", "replace")
+            self.parts[-1] = (name, self.parts[-1][1])
+        self._header.clear()
+        self._value.clear()
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {max_bytes} bytes.")

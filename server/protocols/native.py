@@ -1,0 +1,153 @@
+"""`POST /predict`: what its request says, and how its answer is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import orjson
+from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from server.contract.errors import BadParameter, BodyTooLarge, UnsupportedFormat
+from server.contract.wire import ModelRef, PredictBody, PredictOptions, PredictResponse, Timings
+from server.drawing import draw_png
+from server.pipeline import Answer
+from server.protocols.body import multipart_pictures, read_body
+from server.settings import MIB, Settings
+
+T = TypeVar("T")
+
+JSON, PNG = "application/json", "image/png"
+ACCEPTED_TYPES = "image/*, application/octet-stream, multipart/form-data or application/json"
+
+
+def _openapi() -> dict[str, Any]:
+    """What OpenAPI shows of the request; the query and the body are read here, not by the framework."""
+    query = PredictOptions.model_json_schema()["properties"] | {"classes": {"type": "string"}}
+    binary = {"type": "string", "format": "binary"}
+    form = {"type": "object", "properties": {"image": {"type": "array", "items": binary}}}
+    return {
+        "parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in query.items()],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/*": {"schema": binary},
+                "multipart/form-data": {"schema": form},
+                JSON: {"schema": PredictBody.model_json_schema()},
+            },
+        },
+    }
+
+
+OPENAPI = _openapi()
+
+
+def options_of(query: QueryParams) -> PredictOptions:
+    """Raises `BadParameter` for an unknown, repeated or impossible parameter."""
+    names = [name for name, _ in query.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadParameter(f"The query has {name!r} more than once.")
+    return PredictOptions.from_query(query)
+
+
+async def read_pictures(request: Request, settings: Settings) -> list[bytes]:
+    """The picture files of a request in any of its three forms.
+
+    Raises:
+        UnsupportedFormat: another Content-Type. BodyTooLarge: too many bytes or pictures.
+        BadParameter, UndecodablePicture, BadPictureInBatch: a body that does not hold what its type says.
+    """
+    content_type = request.headers.get("Content-Type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    read = _reader(media_type, content_type)
+    is_raw = read is _raw_picture
+    body = await read_body(request, (settings.max_picture_mib if is_raw else settings.max_body_mib) * MIB)
+    files = await asyncio.to_thread(read, body)
+    if len(files) > settings.max_pictures:
+        raise BodyTooLarge(f"The request has {len(files)} pictures; at most {settings.max_pictures} are accepted.")
+    return files
+
+
+def _reader(media_type: str, content_type: str) -> Callable[[bytes], list[bytes]]:
+    if media_type.startswith("image/") or media_type == "application/octet-stream":
+        return _raw_picture
+    if media_type == "multipart/form-data":
+        return lambda body: multipart_pictures(body, content_type)
+    if media_type == JSON:
+        return lambda body: PredictBody.from_json(body).pictures()
+    sent = f"Content-Type {media_type}" if media_type else "A body without Content-Type"
+    raise UnsupportedFormat(f"{sent} is not accepted; send {ACCEPTED_TYPES}.")
+
+
+def _raw_picture(body: bytes) -> list[bytes]:
+    return [body]
+
+
+def wants_png(accept: str) -> bool:
+    """Whether the Accept header prefers the annotated picture over JSON."""
+    quality = {JSON: 0.0, PNG: 0.0, "*/*": 0.0}
+    for part in accept.split(","):
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if media_type in quality:
+            quality[media_type] = _quality(parameters)
+    return quality[PNG] > max(quality[JSON], 0) and quality[PNG] >= quality["*/*"]
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+async def unless_client_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result. When the client goes first, cancels the work, so that it never reaches the engine.
+
+    Raises:
+        ClientDisconnect: the client has gone.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for future in (task, gone):
+            future.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def json_answer(answer: Answer, model: ModelRef, request_id: str) -> Response:
+    document = PredictResponse(model, request_id, answer.images, _rounded(answer.timings_ms), answer.batch_size)
+    return Response(orjson.dumps(document), media_type=JSON, headers=_timing_header(answer))
+
+
+async def png_answer(answer: Answer) -> Response:
+    """The picture with its masks and boxes drawn on it."""
+    png = await asyncio.to_thread(draw_png, answer.pictures[0], answer.images[0])
+    return Response(png, media_type=PNG, headers=_timing_header(answer))
+
+
+def _rounded(timings: Timings) -> Timings:
+    return Timings(**{stage: round(ms, 3) for stage, ms in asdict(timings).items()})
+
+
+def _timing_header(answer: Answer) -> dict[str, str]:
+    stages = [f"{stage};dur={ms:.3f}" for stage, ms in asdict(answer.timings_ms).items()]
+    return {"Server-Timing": ", ".join([*stages, f'batch;desc="{answer.batch_size}"'])}
