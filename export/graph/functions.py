@@ -29,7 +29,7 @@ _domain = values.Opset(DOMAIN, DOMAIN_VERSION)
 op: Any = opset20
 
 
-@script(_domain, default_opset=op)  # type: ignore[untyped-decorator]
+@script(_domain, default_opset=op)
 def nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, score_threshold: float, max_output: int
 ) -> Tensor:
@@ -53,7 +53,7 @@ def nms(
     return op.Slice(rows, [0], count, [0])
 
 
-@script(_domain, default_opset=op)  # type: ignore[untyped-decorator]
+@script(_domain, default_opset=op)
 def roi_align(
     p2: Tensor,
     p3: Tensor,
@@ -117,7 +117,7 @@ def roi_align(
     return op.CastLike(op.Gather(op.Concat(f2, f3, f4, f5, axis=0), place), p2)
 
 
-FUNCTIONS = {"MaskRcnnNms": nms, "PyramidRoiAlign": roi_align}
+FUNCTIONS: dict[str, Any] = {"MaskRcnnNms": nms, "PyramidRoiAlign": roi_align}
 
 
 def function_protos() -> list[onnx.FunctionProto]:

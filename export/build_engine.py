@@ -1,0 +1,243 @@
+"""Builds a bundle for the server from weights.
+
+    python export/build_engine.py --weights runs/nuclei/best.pt --output models/nuclei
+    python export/build_engine.py --weights runs/nuclei/best.pt --inspect
+
+The bundle is a folder with model.onnx and model.json. It is compared with PyTorch, picture by picture, before it takes
+its place; a bundle that was there stays until then. Exit status: 0 done, 2 wrong usage or weights, 3 the bundle does
+not give PyTorch's answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from export.model.mask_rcnn import MaskRCNN
+    from export.verify import Report
+
+OTHER_FAMILIES = {".h5": "Matterport", ".hdf5": "Matterport", ".pkl": "detectron2"}
+"""By the ending of a file that cannot be a native checkpoint."""
+
+
+class UsageError(Exception):
+    """The command cannot do what it was asked for; the message is for the person who asked."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    try:
+        _refuse_unavailable(arguments)
+        return _run(arguments, console)
+    except Exception as error:
+        if not isinstance(error, _expected_errors()):
+            raise
+        console.print(f"build_engine: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="build_engine.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--weights", required=True, metavar="SRC", help="a checkpoint that export/train.py wrote")
+    add("--output", type=Path, metavar="DIR", help="the bundle; its last part becomes the model's name")
+    add("--model-version", default="1", metavar="V", help="default: %(default)s")
+    add("--family", choices=("native", "torchvision", "detectron2", "matterport"), help="default: recognised")
+    add("--classes", type=Path, metavar="FILE", help="other class names, one a line, without the background")
+    add("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default: %(default)s")
+    add("--engine", choices=("onnx", "tensorrt"), default="onnx", help="default: %(default)s")
+    add("--calibration", type=Path, metavar="DIR", help="pictures that set the ranges of int8")
+    add("--max-batch", type=_positive, metavar="N", help="largest batch of a TensorRT engine")
+    add("--canvas", type=_canvas, nargs="+", metavar="HxW", help="a list of canvases; default: each picture's own size")
+    add("--min-size", type=_positive, metavar="N", help="shortest edge after the resize, pixels")
+    add("--max-size", type=_positive, metavar="N", help="limit of the longest edge after the resize, pixels")
+    add("--config", type=Path, metavar="FILE", help="what an imported file does not tell")
+    add("--bn-eps", type=float, metavar="E", help="epsilon of an imported model's BatchNorm")
+    add("--max-detections", type=_positive, metavar="N", help="most detections a picture; a query cannot pass it")
+    add("--score-threshold", type=_fraction, metavar="T", help="least score; a query cannot go below it")
+    add("--verify", type=Path, metavar="DIR", help="pictures to compare on: a folder, or COCO data")
+    add("--inspect", action="store_true", help="say what the weights are, and build nothing")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _canvas(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text} is not HEIGHTxWIDTH, such as 800x1088")
+    return int(height), int(width)
+
+
+def _refuse_unavailable(arguments: argparse.Namespace) -> None:
+    """Raises `UsageError` for what the command line of a later version can do."""
+    suffix = Path(arguments.weights).suffix.lower()
+    family = arguments.family or OTHER_FAMILIES.get(suffix)
+    if arguments.weights.startswith("torchvision:"):
+        family = "torchvision"
+    wants = {
+        f"Importing {family} weights": family not in (None, "native"),
+        f"--precision {arguments.precision}": arguments.precision != "fp32",
+        f"--engine {arguments.engine}": arguments.engine != "onnx",
+        "--calibration": arguments.calibration is not None,
+        "--max-batch": arguments.max_batch is not None,
+        "--config": arguments.config is not None,
+        "--bn-eps": arguments.bn_eps is not None,
+    }
+    for what, wanted in wants.items():
+        if wanted:
+            raise UsageError(f"{what} is not available in this version.")
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    from export.graph.bundle import OutputError
+    from export.pictures import PicturesError
+    from export.weights import WeightsError
+
+    return (UsageError, WeightsError, OutputError, PicturesError)
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> int:
+    from export.weights import load
+
+    if arguments.inspect:
+        _inspect(load(arguments.weights), Path(arguments.weights))
+        return 0
+    if arguments.output is None:
+        raise UsageError("--output is missing: name the folder for the bundle, or give --inspect.")
+    with console.status("Reading the weights"):
+        model = load(arguments.weights)
+        _override(model, arguments)
+    report = _build(model, arguments, console)
+    console.print(report.table())
+    if report.accepted:
+        console.print(f"{arguments.output} is ready.", markup=False)
+        return 0
+    console.print(f"build_engine: {report.fault} Nothing was written to {arguments.output}.", markup=False)
+    return 3
+
+
+def _override(model: MaskRCNN, arguments: argparse.Namespace) -> None:
+    """Puts what the command line sets into the model's configuration."""
+    from dataclasses import replace
+
+    def given(**values: Any) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    config = model.config
+    detection = given(max_detections=arguments.max_detections, score_threshold=arguments.score_threshold)
+    sizes = given(min_size=arguments.min_size, max_size=arguments.max_size)
+    model.config = replace(
+        config,
+        detection=replace(config.detection, **detection),
+        input=replace(config.input, **sizes),
+        classes=_classes(arguments.classes, config.classes) if arguments.classes else config.classes,
+    )
+    rules = model.config.input
+    if rules.min_size > rules.max_size:
+        raise UsageError(f"The shortest edge, {rules.min_size}, is above the limit of the longest, {rules.max_size}.")
+    for height, width in arguments.canvas or ():
+        if height % rules.size_divisor or width % rules.size_divisor:
+            raise UsageError(f"Canvas {height}x{width} is not a multiple of {rules.size_divisor} on both sides.")
+
+
+def _classes(path: Path, present: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text with one class name a line.") from error
+    if len(names) != len(present) - 1:
+        raise UsageError(f"{path} has {len(names)} names, but the model has {len(present) - 1} classes.")
+    if len(set(names)) < len(names):
+        raise UsageError(f"{path} names a class twice.")
+    return (present[0], *names)
+
+
+def _build(model: MaskRCNN, arguments: argparse.Namespace, console: Console) -> Report:
+    """Writes and verifies the bundle; it takes its place only if the report accepts it."""
+    from pydantic import ValidationError
+
+    from export.graph import bundle
+    from export.graph.trace import trace
+    from export.verify import verify
+
+    output = Path(arguments.output).absolute()
+    try:
+        with bundle.replacing(output) as draft:
+            with console.status("Tracing the model (about a minute)"):
+                files = [bundle.save_onnx(trace(model), draft)]
+            card = bundle.make_card(
+                model.config,
+                name=output.name,
+                model_version=arguments.model_version,
+                weights=Path(arguments.weights),
+                files=files,
+                canvases=arguments.canvas or "exact",
+            )
+            bundle.save_card(card, draft)
+            report = verify(model, draft, arguments.verify, console)
+            if not report.accepted:
+                raise _RejectedError(report)
+            bundle.save_card(bundle.with_verification(card, report.to_dict()), draft)
+    except _RejectedError as rejected:
+        return rejected.report
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UsageError(f"{first['loc'][0]} {first.get('input')!r} cannot be used: {first['msg']}.") from error
+    return report
+
+
+class _RejectedError(Exception):
+    """Leaves the block that would put the bundle in its place."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.fault)
+        self.report = report
+
+
+def _inspect(model: MaskRCNN, path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    config = model.config
+    table = Table(title=str(path), show_header=False)
+    rows = {
+        "family": config.family,
+        "backbone": f"ResNet-{config.backbone.depth}, stages of {config.backbone.stage_widths}",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "classes": ", ".join(config.classes[1:]),
+        "picture": f"shortest edge {config.input.min_size}, longest at most {config.input.max_size}",
+        "detections": f"at most {config.detection.max_detections}, scores above {config.detection.score_threshold}",
+        "masks": f"{config.mask_size} x {config.mask_size}, pasted as {config.mask_paste} does",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
