@@ -1,0 +1,60 @@
+"""uvicorn, stopped politely: its own way is to close the listener first and to refuse whoever comes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.gateway import Lifecycle
+from server.settings import Settings
+
+logger = logging.getLogger("server")
+
+
+class GracefulServer(uvicorn.Server):
+    """On SIGTERM or SIGINT: readiness fails, new work gets 503, accepted requests are answered, then it exits.
+
+    A second SIGTERM changes nothing; a second SIGINT (Ctrl+C) stops at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_timeout_s: float) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._drain_timeout_s = drain_timeout_s
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Runs in the signal's handler; does not note the signal, so that the process ends with status 0."""
+        if not self.started or self._loop is None or (sig == signal.SIGINT and self._lifecycle.draining):
+            self.should_exit = True
+            self.force_exit = self.started
+            return
+        self._loop.call_soon_threadsafe(self._start_drain)
+
+    def _start_drain(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drain_and_exit())
+
+    async def _drain_and_exit(self) -> None:
+        logger.info("stopping: answering %d accepted requests", self._lifecycle.in_flight)
+        if not await self._lifecycle.drain(self._drain_timeout_s):
+            logger.error("gave up on %d requests after %g s", self._lifecycle.in_flight, self._drain_timeout_s)
+            self.force_exit = True
+        self.should_exit = True
+
+
+def serve(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
+    """Runs until a signal stops it."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=1)
+    GracefulServer(config, app.state.lifecycle, settings.drain_timeout_s).run([listener])
