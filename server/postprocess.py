@@ -168,8 +168,8 @@ def _repeated_weights(start: int, stop: int, side: int, size: int) -> tuple[int,
     """The same for a box of whole pixels, `stop` inclusive, whose border samples are repeated."""
     first = min(max(start, 0), side)
     last = max(min(stop + 1, side), first)
-    length = max(stop - start + 1, 1)
-    positions = (np.arange(first, last) - start + 0.5) * (size / length) - 0.5
+    scale = np.float64(np.float32(size) / np.float32(max(stop - start + 1, 1)))
+    positions = ((np.arange(first, last) - start + 0.5) * scale - 0.5).astype(np.float32)  # torch's float32
     return first, _hats(np.clip(positions, 0, size - 1), size)
 
 

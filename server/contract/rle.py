@@ -79,31 +79,30 @@ def compress_all(masks: Sequence[npt.NDArray[np.integer]]) -> list[str]:
     if not masks:
         return []
     lengths = np.array([len(counts) for counts in masks])
-    starts = np.cumsum(lengths) - lengths
+    ends = np.cumsum(lengths)
     values = np.concatenate(masks).astype(np.int64, copy=False)
-    position = np.arange(len(values)) - np.repeat(starts, lengths)
+    position = np.arange(len(values)) - np.repeat(ends - lengths, lengths)
     deltas = values.copy()
     deltas[2:] -= np.where(position[2:] > 2, values[:-2], 0)
-    ascii_bytes, groups = _to_ascii(deltas)
-    ends = np.concatenate(([0], np.cumsum(groups)))
-    bounds = ends[np.concatenate((starts, [len(values)]))].tolist()
-    text = ascii_bytes.decode("ascii")
-    return [text[a:b] for a, b in itertools.pairwise(bounds)]
+    text, number_ends = _to_ascii(deltas)
+    bounds = number_ends[np.concatenate(([0], ends))].tolist()
+    return [text[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def _to_ascii(deltas: Counts) -> tuple[bytes, npt.NDArray[np.int64]]:
-    """The characters of all values in a row, and how many each took."""
-    magnitude = deltas ^ (deltas >> 63)  # -1 needs no more bits than 0
-    groups = np.ones(len(deltas), np.int64)
+def _to_ascii(numbers: Counts) -> tuple[str, Counts]:
+    """All numbers in a row, and the places [len(numbers) + 1] where each starts and the last ends."""
+    magnitude = numbers ^ (numbers >> 63)  # -1 needs no more bits than 0
+    groups = np.ones(len(numbers), np.int64)
     for k in range(1, _MAX_GROUPS):
-        more = magnitude >= 1 << (_GROUP_BITS * k - 1)
-        if not more.any():
-            break
-        groups += more
-    place = np.arange(groups.max(initial=1))
-    characters = ((deltas[:, None] >> _GROUP_BITS * place) & 0x1F) + _ZERO
-    characters += (place < groups[:, None] - 1) << _GROUP_BITS
-    return characters.astype(np.uint8)[place < groups[:, None]].tobytes(), groups
+        groups += magnitude >= 1 << (_GROUP_BITS * k - 1)
+    bounds = np.concatenate(([0], np.cumsum(groups)))
+    characters = np.empty(bounds[-1], np.uint8)
+    for k in range(groups.max(initial=0)):
+        having = np.flatnonzero(groups > k)
+        digit = (numbers[having] >> _GROUP_BITS * k) & 0x1F
+        more = groups[having] > k + 1
+        characters[bounds[having] + k] = digit + (more << _GROUP_BITS) + _ZERO
+    return characters.tobytes().decode("ascii"), bounds
 
 
 def decompress(text: str | bytes, size_hw: tuple[int, int]) -> Counts:
