@@ -16,6 +16,10 @@ from server.settings import Settings
 
 logger = logging.getLogger("server")
 
+SETTLE_ROUNDS = 10
+"""Rounds of the event loop before new work is refused: what a client sent before the signal may still be in the
+kernel, and from there to its route it takes a few rounds."""
+
 
 class GracefulServer(uvicorn.Server):
     """On SIGTERM or SIGINT: readiness fails, new work gets 503, accepted requests are answered, then it exits.
@@ -47,6 +51,8 @@ class GracefulServer(uvicorn.Server):
             self._drain = asyncio.create_task(self._drain_and_exit())
 
     async def _drain_and_exit(self) -> None:
+        for _ in range(SETTLE_ROUNDS):
+            await asyncio.sleep(0.01)
         logger.info("stopping: answering %d accepted requests", self._lifecycle.in_flight)
         if not await self._lifecycle.drain(self._drain_timeout_s):
             logger.error("gave up on %d requests after %g s", self._lifecycle.in_flight, self._drain_timeout_s)
@@ -56,5 +62,6 @@ class GracefulServer(uvicorn.Server):
 
 def serve(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     """Runs until a signal stops it."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=1)
     GracefulServer(config, app.state.lifecycle, settings.drain_timeout_s).run([listener])
