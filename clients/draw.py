@@ -93,7 +93,7 @@ def _eroded(mask: Mask, reach: int) -> Mask:
 
 def _label(canvas: ImageDraw.ImageDraw, prediction: Prediction, colours: list[Colour]) -> None:
     width, height = canvas.im.size
-    font = ImageFont.load_default(size=max(10.0, max(width, height) / 60))
+    font = ImageFont.load_default(size=max(11.0, max(width, height) / 60))
     for detection, colour in reversed(list(zip(prediction, colours, strict=True))):
         text = f"{detection.label} {detection.score:.2f}"
         x1, y1, x2, y2 = detection.box

@@ -11,7 +11,8 @@ import dataclasses
 import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +29,23 @@ TABLE_ROWS = 25
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 1 when a picture got no answer, or 2 for bad usage (a file that is not there included)."""
+    """Exit status: 0; 1 when a picture got no answer or no drawing; 2 for bad usage, such as a file that is not there."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     _check(arguments, parser)
     try:
-        predict = _in_process(arguments) if arguments.model else _through_server(arguments)
+        with _in_process(arguments) if arguments.model else _through_server(arguments) as predict:
+            return _answer(arguments, predict)
     except MasklineError as error:
         print(error, file=sys.stderr)
-        return 1
-    return _answer(arguments, predict)
+    except OSError as error:  # the JSON cannot be written
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def _answer(arguments: argparse.Namespace, predict: Predict) -> int:
     answers: dict[Path, Prediction] = {}
+    status = 0
     for path in arguments.pictures:
         try:
             answers[path] = predict(path.read_bytes())
@@ -51,20 +55,23 @@ def _answer(arguments: argparse.Namespace, predict: Predict) -> int:
             return 1
         except (MasklineError, OSError, ValueError) as error:  # Pillow: ValueError for an unknown file ending
             print(f"{path}: {_sentence(error)}", file=sys.stderr)
+            status = 1
     if arguments.json:
         _write_json(arguments.json, answers)
-    return 0 if len(answers) == len(arguments.pictures) else 1
+    return status
 
 
-def _through_server(arguments: argparse.Namespace) -> Predict:
+@contextmanager
+def _through_server(arguments: argparse.Namespace) -> Iterator[Predict]:
     from clients.client import Client
 
-    client = Client(arguments.url, api_key=arguments.api_key)
     options = _options(arguments)
-    return lambda picture: client.predict(picture, **options)
+    with Client(arguments.url, api_key=arguments.api_key) as client:
+        yield lambda picture: client.predict(picture, **options)
 
 
-def _in_process(arguments: argparse.Namespace) -> Predict:
+@contextmanager
+def _in_process(arguments: argparse.Namespace) -> Iterator[Predict]:
     """By module name: the client is installed, and type checked, without the server."""
     from clients.exchange import query
     from clients.prediction import from_image_result
@@ -80,7 +87,8 @@ def _in_process(arguments: argparse.Namespace) -> Predict:
         result = pipeline.predict(picture, options)
         return from_image_result(dataclasses.asdict(result), pipeline.card.name, pipeline.card.version)
 
-    return predict
+    yield predict
+    pipeline.engine.close()
 
 
 def _options(arguments: argparse.Namespace) -> Options:
