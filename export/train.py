@@ -1,0 +1,83 @@
+"""Trains a Mask R-CNN.
+
+    python export/train.py --data shapes --output runs/shapes
+    python export/train.py --data coco:DIR --config export/training/recipes/nuclei.yaml --output runs/nuclei
+    torchrun --nproc-per-node 2 export/train.py --data coco:DIR
+
+`coco:DIR` is DIR/annotations/instances_{train,val}.json with pictures in DIR/train and DIR/val. The output folder gets
+best.pt and last.pt (weights for export/build_engine.py), curves.png, predictions/, tensorboard/ and the losses and
+metrics as JSON lines. The same command with --resume goes on from last.pt. A SIGTERM or Ctrl-C finishes the step and
+saves. Exit status: 0 done or stopped by a signal, 1 a loss was not finite, 2 wrong usage or data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    from export.training.config import TrainingError
+    from export.training.distributed import process_group
+    from export.training.trainer import NonFiniteLossError
+    from export.weights import WeightsError
+
+    try:
+        with process_group() as (rank, world_size):
+            return _train(arguments, rank, world_size)
+    except NonFiniteLossError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    except (TrainingError, WeightsError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", action="append", required=True, metavar="coco:DIR|shapes", help="several: united by class name"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON with sections model and training")
+    parser.add_argument("--init", type=Path, metavar="WEIGHTS", help="start from these weights")
+    parser.add_argument("--output", type=Path, default=Path("runs/train"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--resume", action="store_true", help="go on from last.pt in the output folder")
+    return parser
+
+
+def _train(arguments: argparse.Namespace, rank: int, world_size: int) -> int:
+    from export.training.config import TrainingError, training_config
+    from export.training.distributed import training_device
+    from export.training.setup import make_model, open_data, read_settings
+    from export.training.trainer import Trainer
+
+    last = arguments.output / "last.pt"
+    if last.exists() and not arguments.resume:
+        raise TrainingError(f"{last} exists already: --resume goes on from it, another --output starts anew")
+    model_values, training_values = read_settings(arguments.config, arguments.data)
+    config = training_config(training_values)
+    train, val = open_data(arguments.data, config)
+    model = make_model(train.classes, model_values, config.seed, arguments.init).to(training_device())
+    trainer = Trainer(model, train, val, config, arguments.output, rank=rank, world_size=world_size)
+    if arguments.resume:
+        trainer.resume()
+    if rank == 0:
+        parameters = sum(p.numel() for p in model.parameters())
+        print(
+            f"{len(train)} training and {len(val)} validation pictures, {len(train.classes) - 1} classes; "
+            f"{parameters / 1e6:.2f} million parameters; from step {trainer.step} to {config.steps}"
+        )
+    done = trainer.run()
+    if rank == 0:
+        print("done" if done else f"stopped after step {trainer.step}; --resume goes on from there")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
