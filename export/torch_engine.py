@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import torch
 
+from export.graph.bundle import make_card, sha256
 from export.model.mask_rcnn import MaskRCNN
-from server.contract.card import ModelCard
+from export.weights import load
+from server.contract.card import BundleFile, ModelCard
 from server.engines.base import Canvases, Detections, Float32
 
 
@@ -25,3 +30,14 @@ class TorchEngine:
 
     def close(self) -> None:
         pass
+
+
+def open_checkpoint(path: Path, max_detections: int, score_threshold: float | None) -> TorchEngine:
+    """A checkpoint with the given limits in its detection layer; None: its own. Raises `WeightsError`."""
+    model = load(path)
+    limits = model.config.detection
+    threshold = limits.score_threshold if score_threshold is None else score_threshold
+    limits = dataclasses.replace(limits, max_detections=max_detections, score_threshold=threshold)
+    model.config = dataclasses.replace(model.config, detection=limits)
+    file = BundleFile(path=path.name, sha256=sha256(path), engine="onnxruntime", precision="fp32")
+    return TorchEngine(model, make_card(model.config, name="checkpoint", model_version="1", weights=path, files=[file]))
