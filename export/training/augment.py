@@ -17,7 +17,8 @@ from pycocotools import mask as coco_mask
 from export.model.config import InputConfig
 from export.training.config import AugmentConfig
 from export.training.dataset import Picture, Rle
-from export.training.resize import resized_size
+from export.training.serving import serving_input
+from server.preprocess import resized_size
 
 Boxes = NDArray[np.float32]
 
@@ -81,7 +82,7 @@ def _choose_region(picture: Picture, rule: InputConfig, augment: AugmentConfig, 
     height, width = picture.image.shape[:2]
     low, high = augment.scale_range
     factor = math.exp(rng.uniform(math.log(low), math.log(high)))
-    base = resized_size((height, width), rule)
+    base = resized_size(height, width, serving_input(rule).resize)
     full = (max(1, round(base[0] * factor)), max(1, round(base[1] * factor)))
     scale = (full[0] / height, full[1] / width)
     crop = (min(augment.crop or full[0], full[0]), min(augment.crop or full[1], full[1]))
@@ -108,12 +109,13 @@ def _choose_start(length: int, crop: int, centre: float | None, rng: np.random.G
 
 
 def _nearest(start: int, count: int, scale: float, limit: int) -> NDArray[np.int64]:
-    middles = np.floor((np.arange(count) + start + 0.5) / scale).astype(np.int64)
-    return np.minimum(middles, limit - 1)
+    middles: NDArray[np.int64] = np.floor((np.arange(count) + start + 0.5) / scale).astype(np.int64)
+    return np.minimum(middles, limit - 1, out=middles)
 
 
 def _resize_region(image: NDArray[np.uint8], region: _Region) -> NDArray[np.uint8]:
-    """The region of the resized picture, without making the rest of it (Pillow's bilinear, anti-aliased)."""
+    """The region of the resized picture, without making the rest of it: Pillow's bilinear for every family, whose own
+    kernels differ by less than the scales drawn here."""
     height, width = image.shape[:2]
     left, top = region.left / region.scale[1], region.top / region.scale[0]
     right = min((region.left + region.width) / region.scale[1], width)
@@ -165,7 +167,8 @@ def _colour(image: NDArray[np.uint8], augment: AugmentConfig, rng: np.random.Gen
     if inverted:
         values = np.broadcast_to(255 - values.mean(2, keepdims=True), values.shape)
     middle = values.mean()
-    return np.clip((values - middle) * gain + middle + shift, 0, 255).astype(np.uint8)
+    coloured: NDArray[np.uint8] = np.clip((values - middle) * gain + middle + shift, 0, 255).astype(np.uint8)
+    return coloured
 
 
 def _finish(

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
 from export.training.dataset import DatasetError, Picture, Rle
+from server.contract import rle
+from server.contract.errors import PictureError
+from server.preprocess import decode_image
 
 Record = dict[str, Any]
 
@@ -131,39 +133,20 @@ def _polygon_problem(index: int, polygon: object) -> str | None:
     return None
 
 
-def _rle_problem(rle: Record, size_hw: tuple[int, int]) -> str | None:
-    if list(rle.get("size") or ()) != list(size_hw):
-        return f"run lengths are for size {rle.get('size')!r}, the picture is {list(size_hw)} (height, width)"
-    counts = rle.get("counts")
+def _rle_problem(segmentation: Record, size_hw: tuple[int, int]) -> str | None:
+    if list(segmentation.get("size") or ()) != list(size_hw):
+        return f"run lengths are for size {segmentation.get('size')!r}, the picture is {list(size_hw)} (height, width)"
+    counts = segmentation.get("counts")
     try:
-        runs = _decode_counts(counts) if isinstance(counts, str) else counts
-    except ValueError as error:
+        if isinstance(counts, str):
+            rle.decompress(counts, size_hw)
+        elif isinstance(counts, list) and all(isinstance(run, int) for run in counts):
+            rle.check(counts, size_hw)
+        else:
+            return "counts are neither a string nor a list of whole numbers"
+    except rle.RleError as error:
         return str(error)
-    if not isinstance(runs, list) or not all(isinstance(r, int) and r >= 0 for r in runs):
-        return "run lengths are not whole numbers of at least 0"
-    if sum(runs) != size_hw[0] * size_hw[1]:
-        return f"run lengths add up to {sum(runs)}, the picture has {size_hw[0] * size_hw[1]} pixels"
     return None
-
-
-def _decode_counts(text: str) -> list[int]:
-    """Runs of COCO's compressed string: 5 bits a character, 32 says that more follow, differences from the third on."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"compressed run lengths hold the character {character!r}")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        value -= (1 << shift) if bits & 16 else 0
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("compressed run lengths end in the middle of a number")
-    return runs
 
 
 def _to_rle(segmentation: Any, size_hw: tuple[int, int]) -> Rle:
@@ -199,8 +182,6 @@ def _check_records(path: Path, document: object, key: str, needed: tuple[str, ..
 
 def _read_picture(path: Path) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            return np.asarray(upright.convert("RGB"), dtype=np.uint8)
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: cannot be read as a picture: {error}") from error
+        return decode_image(path.read_bytes())
+    except (OSError, PictureError) as error:
+        raise DatasetError(f"{path}: {error}") from error

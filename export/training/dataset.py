@@ -80,7 +80,8 @@ class UnitedSet:
 
 def ground_truth(pictures: PictureSet, indices: Sequence[int]) -> dict[str, Any]:
     """COCO's annotation document of some of the pictures, image ids = indices, category ids = class ids."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index in indices:
         picture = pictures[index]
         height, width = picture.image.shape[:2]

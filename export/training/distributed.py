@@ -52,5 +52,5 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     learning = [p for p in parameters if p.requires_grad]
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning])
     dist.all_reduce(flat)
-    for parameter, part in zip(learning, flat.split([p.numel() for p in learning]), strict=True):
+    for parameter, part in zip(learning, torch.split(flat, [p.numel() for p in learning]), strict=True):
         parameter.grad = part.view_as(parameter)

@@ -1,6 +1,6 @@
 """COCO average precision of a model in training, by the pictures' own pixels.
 
-Resize and paste are those of serving, so that the numbers are those a bundle would get.
+Resize and paste are the service's own functions, so that the numbers are those a bundle would get.
 """
 
 from __future__ import annotations
@@ -8,24 +8,26 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from export.average_precision import average_precision
 from export.model.mask_rcnn import MaskRCNN
 from export.training.dataset import PictureSet, Rle, ground_truth
-from export.training.resize import resized_size
+from export.training.serving import serving_input
+from server.contract import rle
+from server.postprocess import boxes_to_image, paste_to_rle
+from server.preprocess import prepare
 
-MAX_DETECTIONS = (1, 100, 500)
-"""Average precision is at the last; dense pictures hold more than COCO's 100 objects."""
+MAX_DETECTIONS = 500
+"""Dense pictures hold more than COCO's 100 objects."""
+
+_SHOWN = ("ap", "ap50", "ap75")
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,19 @@ class Found:
 
 
 def predict(model: MaskRCNN, image: NDArray[np.uint8]) -> Found:
-    """What the model finds in one picture [h, w, 3]."""
-    images, windows, scale = _on_canvas(model, image)
-    device = next(model.parameters()).device
+    """What the model, in eval mode, finds in one picture [h, w, 3]."""
+    canvas = prepare(image, serving_input(model.config.input))
+    images = torch.from_numpy(canvas.image)[None].to(model.mean.device)
+    windows = torch.tensor([canvas.window_xyxy], dtype=torch.float32, device=images.device)
     with torch.inference_mode():
-        detections, masks = (t.cpu() for t in model(images.to(device), windows.to(device)))
+        detections, masks = (t.cpu().numpy() for t in model(images, windows))
     real = detections[:, 5] > 0
     detections, masks = detections[real], masks[real]
-    boxes = detections[:, 1:5] / torch.tensor([scale[1], scale[0], scale[1], scale[0]])
-    height, width = image.shape[:2]
-    boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height]))
-    rles = [_paste(m, b, (height, width)) for m, b in zip(masks, boxes, strict=True)]
-    return Found(boxes.numpy(), detections[:, 5].numpy(), detections[:, 6].long().numpy(), rles)
+    paste = model.config.mask_paste
+    boxes = boxes_to_image(detections[:, 1:5], canvas, paste)
+    counts = [paste_to_rle(m, b, canvas.size_hw, paste) for m, b in zip(masks, boxes, strict=True)]
+    rles = [{"size": list(canvas.size_hw), "counts": text.encode("ascii")} for text in rle.compress_all(counts)]
+    return Found(boxes, detections[:, 5], detections[:, 6].astype(np.int64), rles)
 
 
 def evaluate(
@@ -66,36 +69,15 @@ def evaluate(
         if stopped():
             return None
         results += _coco_results(predict(model, pictures[index].image), index)
-    truth = ground_truth(pictures, indices)
-    return _precision(truth, results, "bbox", "box") | _precision(truth, results, "segm", "mask")
-
-
-def _on_canvas(model: MaskRCNN, image: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor, tuple[float, float]]:
-    rule = model.config.input
-    height, width = image.shape[:2]
-    new_h, new_w = resized_size((height, width), rule)
-    resized = np.asarray(Image.fromarray(image).resize((new_w, new_h), Image.Resampling.BILINEAR))
-    canvas_h, canvas_w = (-(-side // rule.size_divisor) * rule.size_divisor for side in (new_h, new_w))
-    canvas = torch.zeros(1, canvas_h, canvas_w, 3, dtype=torch.uint8)
-    canvas[0, :new_h, :new_w] = torch.from_numpy(resized.copy())
-    return canvas, torch.tensor([[0.0, 0.0, new_w, new_h]]), (new_h / height, new_w / width)
-
-
-def _paste(mask: torch.Tensor, box: torch.Tensor, size_hw: tuple[int, int]) -> Rle:
-    x1, y1, x2, y2 = box.tolist()
-    left, top = max(0, int(x1)), max(0, int(y1))
-    right, bottom = min(size_hw[1], int(np.ceil(x2))), min(size_hw[0], int(np.ceil(y2)))
-    full = np.zeros(size_hw, dtype=np.uint8, order="F")
-    if right > left and bottom > top:
-        x = (torch.arange(left, right) + 0.5 - x1) / max(x2 - x1, 1e-6) * 2 - 1
-        y = (torch.arange(top, bottom) + 0.5 - y1) / max(y2 - y1, 1e-6) * 2 - 1
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
-        full[top:bottom, left:right] = F.grid_sample(mask[None, None], grid, align_corners=False)[0, 0].numpy() >= 0.5
-    return dict(coco_mask.encode(full))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = ground_truth(pictures, indices)
+        truth.createIndex()
+    return _figures(truth, results, "bbox", "box") | _figures(truth, results, "segm", "mask")
 
 
 def _coco_results(found: Found, image_id: int) -> Iterator[dict[str, Any]]:
-    for (x1, y1, x2, y2), score, class_id, rle in zip(
+    for (x1, y1, x2, y2), score, class_id, mask in zip(
         found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), found.rles, strict=True
     ):
         yield {
@@ -103,24 +85,11 @@ def _coco_results(found: Found, image_id: int) -> Iterator[dict[str, Any]]:
             "category_id": class_id,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": score,
-            "segmentation": rle,
+            "segmentation": mask,
         }
 
 
-def _precision(truth: dict[str, Any], results: list[dict[str, Any]], kind: str, name: str) -> dict[str, float]:
-    if not results:
-        return {f"{name}_ap": 0.0, f"{name}_ap50": 0.0, f"{name}_ap75": 0.0}
-    if kind == "bbox":
-        results = [{k: v for k, v in r.items() if k != "segmentation"} for r in results]
-    with contextlib.redirect_stdout(io.StringIO()):
-        expected = COCO()
-        expected.dataset = truth
-        expected.createIndex()
-        evaluation = COCOeval(expected, expected.loadRes(results), kind)
-        evaluation.params.maxDets = list(MAX_DETECTIONS)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    # [IoU threshold, recall, class, area range, detections]; -1 where a class has no objects
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    by_threshold = {"ap": precision, "ap50": precision[:1], "ap75": precision[5:6]}
-    return {f"{name}_{k}": float(p[p > -1].mean()) if (p > -1).any() else 0.0 for k, p in by_threshold.items()}
+def _figures(truth: COCO, results: list[dict[str, Any]], kind: Literal["bbox", "segm"], name: str) -> dict[str, float]:
+    """Zero instead of NaN where nothing is annotated."""
+    figures = asdict(average_precision(truth, results, kind, MAX_DETECTIONS))
+    return {f"{name}_{key}": float(np.nan_to_num(figures[key])) for key in _SHOWN}

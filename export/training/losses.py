@@ -7,14 +7,15 @@ Source: matterport/Mask_RCNN, mrcnn/model.py, the `*_loss_graph` functions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
 
-class LossTerm(NamedTuple):
+@dataclass(frozen=True)
+class LossTerm:
     """`total / count` is the loss, zero where `count` is zero. Both are scalars; `total` carries the gradient."""
 
     total: Tensor

@@ -37,7 +37,7 @@ def save_sheet(
 
 def _tile(image: NDArray[np.uint8], found: Found, classes: Sequence[str], score_threshold: float) -> Image.Image:
     painted = image.copy()
-    shown = np.flatnonzero(found.scores >= score_threshold)
+    shown = np.flatnonzero(found.scores >= score_threshold).tolist()
     for place in shown:
         mask = coco_mask.decode(found.rles[place]).astype(bool)
         painted[mask] = (0.55 * painted[mask] + 0.45 * _colour(place)).astype(np.uint8)

@@ -18,6 +18,9 @@ from export.training.config import TargetConfig
 
 Std = tuple[float, float, float, float]
 
+_TIE = 1e-6
+"""IoUs this close are equal; single precision tells symmetric anchors apart by less."""
+
 
 class ImageObjects(NamedTuple):
     """The ground truth of one image on its canvas."""
@@ -58,7 +61,7 @@ def anchor_targets(
     """Labels of all anchors [A, 4], sampled to `rpn_anchors_per_image`, and the deltas of the positive ones.
 
     Positive: IoU of at least `rpn_positive_iou` with an object, or no anchor has a higher IoU with that object (all
-    ties, as long as they overlap it at all). Negative: IoU below `rpn_negative_iou` with every object and clear of
+    ties, if they overlap it at all). Negative: IoU below `rpn_negative_iou` with every object and clear of
     crowds. Regression goes to the object with the highest IoU.
     """
     labels, matched = _label_anchors(anchors, objects, config)
@@ -81,7 +84,7 @@ def _label_anchors(anchors: Tensor, objects: ImageObjects, config: TargetConfig)
     best, matched = iou.max(1)
     labels[(best < config.rpn_negative_iou) & clear] = -1
     best_for_object = iou.amax(0)
-    labels[((iou == best_for_object) & (best_for_object > 0)).any(1)] = 1
+    labels[((iou > best_for_object - _TIE) & (best_for_object > 0)).any(1)] = 1
     labels[best >= config.rpn_positive_iou] = 1
     return labels, matched
 

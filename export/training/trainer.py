@@ -149,7 +149,7 @@ class Trainer:
             self.average.update(self.model, self.step)
         if report:
             report.after_step(self.step, losses, rate)
-        return summed[-1] > 0
+        return bool(summed[-1] > 0)
 
     def _backward(self, batch: Batch) -> Tensor:
         """Adds the batch's gradients; returns this process's share of each loss and of the total."""
@@ -158,7 +158,7 @@ class Trainer:
             terms = loss_terms(self.model, batch, self.config)
         total, shares = total_loss(terms, self.config.loss_weights)
         parts = self.config.accumulate
-        (total / parts).backward()
+        torch.autograd.backward(total / parts)
         return torch.stack([*(shares[n] for n in LOSS_NAMES), total.detach()]) / parts
 
     def _clip_gradients(self) -> float:
@@ -175,10 +175,11 @@ class Trainer:
                   "objects": [o._asdict() for o in b.objects]} for b in batches]  # fmt: skip
         document = {"step": self.step, "losses": losses, "batches": parts, "model": self.model.state_dict()}
         write_atomically(document, self.output / name)
-        bad = [n for n, v in losses.items() if not math.isfinite(v)]
+        bad = ", ".join(n for n, v in losses.items() if not math.isfinite(v))
+        pictures = ", ".join(n for b in batches for n in b.names)
         raise NonFiniteLossError(
-            f"step {self.step + 1}: {', '.join(bad)} is not finite. The batch ({', '.join(n for b in batches for n in b.names)}) "
-            f"and the weights are saved in {self.output / name}; the last good checkpoint is untouched"
+            f"step {self.step + 1}: {bad} is not finite. The batch ({pictures}) and the weights are saved in "
+            f"{self.output / name}; the last checkpoint is untouched"
         )
 
     def _evaluation_due(self) -> bool:
