@@ -29,7 +29,7 @@ TABLE_ROWS = 25
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 1 when a picture got no answer or no drawing; 2 for bad usage, such as a file that is not there."""
+    """Exit status: 0; 1 when a picture got no answer or no drawing; 2 for bad usage, such as a missing file."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     _check(arguments, parser)

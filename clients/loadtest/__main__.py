@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clients.errors import MissingExtraError
+from clients.errors import MissingExtraError, UnreachableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,10 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         pictures = [path.read_bytes() for path in arguments.images]
+        arguments.output.mkdir(parents=True, exist_ok=True)  # a minute of load is not lost for want of a folder
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
     try:
         return _load_test(arguments, pictures)
+    except UnreachableError as error:
+        print(error, file=sys.stderr)
+        return 1
     except ModuleNotFoundError as error:
         if error.name not in ("aiohttp", "rich"):
             raise
@@ -52,11 +56,11 @@ def _load_test(arguments: argparse.Namespace, pictures: list[bytes]) -> int:
     from clients.loadtest.generator import Run, Target
     from clients.loadtest.report import write_report
 
-    target = Target(arguments.url.rstrip("/"), pictures, arguments.timeout, arguments.api_key)
+    target = Target(arguments.url, pictures, arguments.timeout, arguments.api_key)
     runs = [Run(target, load) for load in _loads(arguments)]
     console = Console()
     interrupted = not _execute(runs, console)
-    measured = [run for run in runs if run.samples]
+    measured = [run for run in runs if run.finished]
     if measured:
         report = write_report(arguments.output, target.url, measured)
         _print(console, measured, report["runs"])
@@ -67,7 +71,7 @@ def _load_test(arguments: argparse.Namespace, pictures: list[bytes]) -> int:
 
 
 def _execute(runs: Sequence[Run], console: Console) -> bool:
-    """False when interrupted from the keyboard: what was measured until then is still reported."""
+    """False when interrupted from the keyboard: the runs that were finished are still reported."""
 
     async def one_after_another() -> None:
         with _progress(console) as progress:
@@ -115,17 +119,18 @@ def _now(run: Run) -> str:
 
 
 def _print(console: Console, runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> None:
+    from rich import box
     from rich.table import Table
 
-    head = ("load", "sent", "ok", "refused", "failed", "ok/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "lag p99 ms")
-    table = Table(title="Load test")
+    head = ("load", "ok", "refused", "failed", "ok/s", "p50", "p90", "p99", "max", "lag")
+    table = Table(title="latency and lag in ms", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in head:
-        table.add_column(name, justify="left" if name == "load" else "right")
+        table.add_column(name, justify="left" if name == "load" else "right", no_wrap=True)
     for run, row in zip(runs, rows, strict=True):
-        latency_ms = row["latency_ms"]
-        figures = [row["sent"], row["ok"], row["refused"], row["failed"], row["throughput"]]
-        figures += [*(latency_ms[key] for key in ("p50", "p90", "p99", "max")), row["generator_lag_ms"]["p99"]]
-        table.add_row(run.load.label, *("-" if value is None else f"{value:g}" for value in figures))
+        figures = [row["throughput"], *(row["latency_ms"][key] for key in ("p50", "p90", "p99", "max"))]
+        figures.append(row["generator_lag_ms"]["p99"])
+        counts = (str(row[key]) for key in ("ok", "refused", "failed"))
+        table.add_row(run.load.label, *counts, *("-" if value is None else f"{value:.1f}" for value in figures))
     console.print(table)
 
 
@@ -145,7 +150,7 @@ def _loads(arguments: argparse.Namespace) -> list[Load]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", help="the server, such as http://127.0.0.1:8000")
+    parser.add_argument("url", type=_url, help="the server, such as http://127.0.0.1:8000")
     parser.add_argument("images", nargs="+", type=Path, help="picture files, sent in turn as they are")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
@@ -158,6 +163,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-key", help="sent as a bearer token")
     parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report (default report/)")
     return parser
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError(text)
+    return text.rstrip("/")
 
 
 def _counts(text: str) -> list[int]:

@@ -17,12 +17,15 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from clients.errors import UnreachableError
 from clients.loadtest.load import ClosedLoop, Load, OpenLoop
 
 WARM_UP_S = 1.0
 WARM_UP_REQUESTS = 4
 # A closed loop against a server that refuses at once would otherwise spin.
 PAUSE_AFTER_REFUSAL_S = 0.05
+
+NO_CONNECTION = "no connection"
 
 _TIMING = re.compile(r"([A-Za-z_]+)\s*;[^,]*?dur=([0-9.]+)")
 
@@ -77,6 +80,7 @@ class Run:
         self.load = load
         self.samples: list[Sample] = []
         self.in_flight = 0
+        self.finished = False
         self._pictures = itertools.cycle(target.pictures)
         self._start = 0.0
 
@@ -90,7 +94,10 @@ class Run:
         return Counter(sample.outcome for sample in self.samples)
 
     async def execute(self) -> None:
-        """Warm up for at most a second, send the load, and wait for the last answer."""
+        """Warm up for at most a second, send the load, and wait for the last answer.
+
+        Raises `UnreachableError` when nobody listens there.
+        """
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=self.target.timeout_s)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self.target.headers) as session:
@@ -100,15 +107,21 @@ class Run:
                 await self._closed(session, self.load)
             else:
                 await self._open(session, self.load)
+        self.finished = True
 
     async def _warm_up(self, session: aiohttp.ClientSession) -> None:
+        outcomes = []
+
         async def send_some() -> None:
             for _ in range(WARM_UP_REQUESTS):
-                await self._post(session)
+                outcome, _ = await self._post(session)
+                outcomes.append(outcome)
 
         # With a slow server what is under way is dropped, and the run starts.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(send_some(), WARM_UP_S)
+        if outcomes and set(outcomes) == {NO_CONNECTION}:
+            raise UnreachableError(f"No connection to {self.target.url}: is a server running there?")
 
     async def _closed(self, session: aiohttp.ClientSession, load: ClosedLoop) -> None:
         async def sender() -> None:
@@ -145,7 +158,7 @@ class Run:
         except TimeoutError:
             return "timed out", {}
         except aiohttp.ClientConnectorError:
-            return "no connection", {}
+            return NO_CONNECTION, {}
         except aiohttp.ClientError:
             return "connection broken", {}
 

@@ -56,15 +56,14 @@ def linear_axis(label: str, values: Iterable[float]) -> Axis:
 
 
 def plot(series: Sequence[Series], x_axis: Axis, y_axis: Axis) -> str:
-    """An `<svg>` element; a legend when there is more than one series."""
+    """An `<svg>` element, with a legend above it when there is more than one series."""
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_axis.label)}">',
         *_grid(x_axis, y_axis),
         *(mark for one in series for mark in _marks(one, x_axis, y_axis)),
-        *(_legend(series) if len(series) > 1 else []),
         "</svg>",
     ]
-    return "\n".join(parts)
+    return "\n".join([*(_legend(series) if len(series) > 1 else []), *parts])
 
 
 def _grid(x_axis: Axis, y_axis: Axis) -> list[str]:
@@ -107,12 +106,8 @@ def _bars(places: Sequence[Point], colour: str) -> list[str]:
 
 
 def _legend(series: Sequence[Series]) -> list[str]:
-    lines = []
-    for row, one in enumerate(series):
-        y = TOP + 12 + 16 * row
-        lines.append(f'<rect x="{LEFT + 10}" y="{y - 8}" width="10" height="10" fill="{one.colour}"/>')
-        lines.append(f'<text x="{LEFT + 26}" y="{y + 1}">{html.escape(one.name)}</text>')
-    return lines
+    entries = (f'<span style="color:{one.colour}">&#9632;</span> {html.escape(one.name)}' for one in series)
+    return [f'<div class="legend">{" &nbsp; ".join(entries)}</div>']
 
 
 def _x(axis: Axis, value: float) -> float:

@@ -26,17 +26,17 @@ h1 { margin-bottom: 0; } h2 { margin-top: 2.2rem; } .soft { color: var(--soft); 
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); }
 th:first-child, td:first-child { text-align: left; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-weight: 600; margin: .6rem 0 .2rem; }
+.legend { font-size: 13px; color: var(--soft); }
 svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: var(--soft); } .grid { stroke: var(--rule); }
 """
 
 
 def write_report(folder: Path, url: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """Write both files into `folder` (made when missing) and return what `report.json` holds."""
+    """Write both files into `folder` and return what `report.json` holds."""
     rows = [summarise(run.load, run.samples) for run in runs]
     report = {"url": url, "scenario": None, "runs": rows}
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(_page(url, runs, rows), encoding="utf-8")
     return report

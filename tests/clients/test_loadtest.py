@@ -134,7 +134,7 @@ def test_no_server_is_said(picture: Path, capsys: pytest.CaptureFixture[str]):
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         folder = str(picture.parent / "report")
         assert main([url, str(picture), "--concurrency", "2", "--duration", "0.2", "--output", folder]) == 1
-    assert f"{url} answered nothing (no connection)" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"No connection to {url}: is a server running there?\n"
 
 
 def test_the_page_is_one_file_with_its_plots(server: FakeServer, picture: Path):
@@ -153,10 +153,12 @@ def test_the_page_is_one_file_with_its_plots(server: FakeServer, picture: Path):
     "arguments",
     [
         pytest.param(["http://127.0.0.1:1"], id="no picture"),
+        pytest.param(["127.0.0.1:1", __file__], id="no scheme"),
         pytest.param(["http://127.0.0.1:1", "no-such.png"], id="missing picture"),
         pytest.param(["http://127.0.0.1:1", __file__, "--concurrency", "0"], id="concurrency 0"),
         pytest.param(["http://127.0.0.1:1", __file__, "--rate", "-1"], id="negative rate"),
         pytest.param(["http://127.0.0.1:1", __file__, "--rate", "1", "--concurrency", "1"], id="both loops"),
+        pytest.param(["http://127.0.0.1:1", __file__, "--output", __file__], id="report over a file"),
         pytest.param(["http://127.0.0.1:1", __file__, "--duration", "soon"], id="no duration"),
         pytest.param(["http://127.0.0.1:1", __file__, "--arrivals", "bursts"], id="unknown arrivals"),
     ],
