@@ -54,6 +54,40 @@ def nms(
 
 
 @script(_domain, default_opset=op)
+def roi_level(boxes: Tensor, canvas_wh: Tensor, crops: Tensor, level_rule: str) -> Tensor:
+    """The level 0..3 (P2..P5) of boxes [R, 4]: int64 [R].
+
+    `floor` is floor(4 + log2(sqrt(area) / 224)), `round` rounds instead; areas are compared, without a logarithm, so
+    that every implementation picks the same. In corner coordinates (`crops`) a box is measured in fractions of
+    (side - 1), but the canvas by its full sides.
+    """
+    area = op.ReduceProd(op.Slice(boxes, [2], [4], [1]) - op.Slice(boxes, [0], [2], [1]), [1], keepdims=1)
+    area = op.Where(crops, area * op.ReduceProd(canvas_wh / (canvas_wh - 1.0), keepdims=0), area)
+    floor_steps = op.Constant(value_floats=[12544.0, 50176.0, 200704.0])  # 112, 224, 448 squared
+    round_steps = op.Constant(value_floats=[6272.0, 25088.0, 100352.0])  # half of them: sqrt(2) less in side
+    rounds = op.Constant(value_string=level_rule) == "round"
+    reached = area >= op.Where(rounds, round_steps, floor_steps)
+    return op.ReduceSum(op.Cast(reached, to=7), [1], keepdims=0)
+
+
+@script(_domain, default_opset=op)
+def zero_outside(pooled: Tensor, begin: Tensor, gap: Tensor, last: Tensor) -> Tensor:
+    """RoI features [R, C, P, P] with zeros where a sample lies outside the map, if only by a rounding error.
+
+    Samples of a RoI lie at `begin` + i * `gap` and must be in 0..`last`, all [R, 2] (x, y). TensorFlow's rule: RoiAlign
+    allows a pixel more, and where a box touches the border rounding decides between the two.
+    """
+    steps = op.Cast(op.Range(0, op.Gather(op.Shape(pooled), 3), 1), to=1)
+    at = op.Unsqueeze(begin, [2]) + op.Unsqueeze(gap, [2]) * steps  # [R, 2, P]
+    inside = op.Cast(op.And(at >= 0.0, at <= op.Unsqueeze(last, [2])), to=1)
+    columns, rows = (
+        op.Unsqueeze(op.Gather(inside, 0, axis=1), [1, 2]),
+        op.Unsqueeze(op.Gather(inside, 1, axis=1), [1, 3]),
+    )
+    return pooled * rows * columns
+
+
+@script(_domain, default_opset=op)
 def roi_align(
     p2: Tensor,
     p3: Tensor,
@@ -69,35 +103,26 @@ def roi_align(
 ) -> Tensor:
     """RoIAlign on the level that fits: P2..P5 [N, C, Hl, Wl], boxes [R, 4] canvas px, image_index [R] -> [R, C, P, P].
 
-    `crop_and_resize` is TensorFlow's operator: a grid of single samples
-    that includes the box's corners, over boxes in corner coordinates; its node has `sampling_ratio` 1.
+    `crop_and_resize` is TensorFlow's operator: a grid of single samples that includes the box's corners, over boxes in
+    corner coordinates, and zero for what lies outside the map; its node has `sampling_ratio` 1.
     """
-    # 1. The level of each RoI, by comparing areas: no logarithm, so every implementation picks the same.
-    # floor(4 + log2(sqrt(area) / 224)) steps at 112^2, 224^2, 448^2; round(...) at 224^2 / 8, 224^2 / 2, 224^2 * 2.
+    # 1. Boxes in pixels of their level: by its stride, or by how many gaps between pixels the map and the canvas have.
     canvas = op.Cast(op.Gather(op.Shape(p2), [3, 2]), to=1) * 4.0  # W, H
-    begin, end = op.Slice(boxes, [0], [2], [1]), op.Slice(boxes, [2], [4], [1])
-    area = op.ReduceProd(end - begin, [1], keepdims=0)
-    rounds = op.Constant(value_string=level_rule) == "round"
     crops = op.Constant(value_int=crop_and_resize) == 1
-    # In corner coordinates a box is measured in fractions of (side - 1), but the canvas by its full sides.
-    area = op.Where(crops, area * op.ReduceProd(canvas / (canvas - 1.0), keepdims=0), area)
-    floor_steps = op.Constant(value_floats=[12544.0, 50176.0, 200704.0])
-    round_steps = op.Constant(value_floats=[6272.0, 25088.0, 100352.0])
-    reached = op.Unsqueeze(area, [1]) >= op.Where(rounds, round_steps, floor_steps)
-    level = op.ReduceSum(op.Cast(reached, to=7), [1], keepdims=0)
-
-    # 2. The sampled box in pixels of its level, where RoiAlign's half_pixel mode subtracts 0.5.
+    level = roi_level(boxes, canvas, crops, level_rule=level_rule)
     stride = op.Unsqueeze(op.Gather(op.Constant(value_floats=[4.0, 8.0, 16.0, 32.0]), level), [1])
-    scale = op.Where(crops, (canvas / stride - 1.0) / (canvas - 1.0), 1.0 / stride)
+    last = canvas / stride - 1.0  # the last pixel's index
+    unit, scale = op.Where(crops, canvas - 1.0, stride), op.Where(crops, last, 1.0)
+    left_top, right_bottom = op.Slice(boxes, [0], [2], [1]) / unit, op.Slice(boxes, [2], [4], [1]) / unit
+    begin, size = left_top * scale, (right_bottom - left_top) * scale
+
+    # 2. What RoiAlign is to sample. A grid that includes the corners is one of bin centres with half a bin more on each
+    # side. Its half_pixel mode subtracts 0.5, and is the one that allows RoIs below one pixel.
     shifted = op.Or(crops, op.Constant(value_int=aligned) == 0)
-    least = op.Where(op.And(shifted, op.Not(crops)), 1.0, 0.0)
-    shift = op.Where(shifted, 0.5, 0.0)
-    begin = begin * scale
-    end = op.Max(end * scale, begin + least)
-    # A grid that includes the corners is a grid of bin centres on a box with half a bin more on each side.
-    gaps = op.Max(op.Cast(op.Constant(value_int=output_size), to=1) - 1.0, 1.0)
-    margin = op.Where(crops, (end - begin) * 0.5 / gaps, 0.0)
-    rois = op.Concat(begin - margin + shift, end + margin + shift, axis=1)
+    size = op.Max(size, op.Where(op.And(shifted, op.Not(crops)), 1.0, 0.0))
+    gap = size / (op.Cast(op.Constant(value_int=output_size), to=1) - 1.0)
+    first = begin - op.Where(crops, gap * 0.5, 0.0) + op.Where(shifted, 0.5, 0.0)
+    rois = op.Concat(first, first + size + op.Where(crops, gap, 0.0), axis=1)
 
     # 3. Every RoI on its own level only, then one gather back to the order of `boxes`.
     at2 = op.Squeeze(op.NonZero(level == 0), [0])
@@ -114,14 +139,25 @@ def roi_align(
     f5 = op.RoiAlign(x5, r5, i5, output_height=output_size, output_width=output_size, sampling_ratio=sampling_ratio)
     order = op.Concat(at2, at3, at4, at5, axis=0)
     place = op.ScatterElements(order, order, op.Range(0, op.Size(order), 1))
-    return op.CastLike(op.Gather(op.Concat(f2, f3, f4, f5, axis=0), place), p2)
+    pooled = op.Gather(op.Concat(f2, f3, f4, f5, axis=0), place)
+    if crops:  # noqa: SIM108 - onnxscript makes an If of this form only
+        sampled = zero_outside(pooled, begin, gap, last)
+    else:
+        sampled = op.Identity(pooled)
+    return op.CastLike(sampled, p2)
 
 
-FUNCTIONS: dict[str, Any] = {"MaskRcnnNms": nms, "PyramidRoiAlign": roi_align}
+FUNCTIONS: dict[str, Any] = {
+    "MaskRcnnNms": nms,
+    "PyramidRoiAlign": roi_align,
+    # What only another function calls goes by the name in its body.
+    "roi_level": roi_level,
+    "zero_outside": zero_outside,
+}
 
 
 def function_protos() -> list[onnx.FunctionProto]:
-    """The ONNX functions of both operators, for `ModelProto.functions`."""
+    """The ONNX functions of both operators and their parts, for `ModelProto.functions`."""
     protos = []
     for name, function in FUNCTIONS.items():
         proto = function.to_function_proto()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
@@ -19,8 +20,10 @@ Array = NDArray[Any]
 Run = Callable[..., Array]
 
 
-def operator(name: str, inputs: dict[str, int], output: int, **attributes: object) -> Run:
-    """A function that runs one custom node on ONNX Runtime; `inputs` and `output` hold element types."""
+def one_node_model(
+    name: str, inputs: dict[str, int], output: int = TensorProto.FLOAT, **attributes: object
+) -> onnx.ModelProto:
+    """A model of one custom node; `inputs` and `output` hold element types."""
     node = helper.make_node(name, list(inputs), ["out"], domain=DOMAIN, **attributes)
     graph = helper.make_graph(
         [node],
@@ -29,7 +32,12 @@ def operator(name: str, inputs: dict[str, int], output: int, **attributes: objec
         [helper.make_tensor_value_info("out", output, None)],
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
-    model = helper.make_model(graph, opset_imports=opsets, functions=function_protos(), ir_version=10)
+    return helper.make_model(graph, opset_imports=opsets, functions=function_protos(), ir_version=10)
+
+
+def operator(name: str, inputs: dict[str, int], output: int, **attributes: object) -> Run:
+    """A function that runs one custom node on ONNX Runtime."""
+    model = one_node_model(name, inputs, output, **attributes)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def run(*values: Array) -> Array:
@@ -133,17 +141,19 @@ def test_boxes_without_area_and_left_of_the_origin() -> None:
     assert nms_operator()(boxes, scores, groups)[:, 1].tolist() == [0, 1, 2]
 
 
+ALIGN_INPUTS = dict.fromkeys(["p2", "p3", "p4", "p5", "boxes"], TensorProto.FLOAT) | {"image_index": TensorProto.INT64}
+ALIGN_SETTINGS: dict[str, Any] = {
+    "output_size": 3,
+    "sampling_ratio": 2,
+    "aligned": 0,
+    "crop_and_resize": 0,
+    "level_rule": "floor",
+}
+
+
 def align_operator(feature_type: int = TensorProto.FLOAT, **attributes: object) -> Run:
-    inputs = dict.fromkeys(["p2", "p3", "p4", "p5"], feature_type)
-    inputs |= {"boxes": TensorProto.FLOAT, "image_index": TensorProto.INT64}
-    settings: dict[str, object] = {
-        "output_size": 3,
-        "sampling_ratio": 2,
-        "aligned": 0,
-        "crop_and_resize": 0,
-        "level_rule": "floor",
-    }
-    return operator("PyramidRoiAlign", inputs, feature_type, **(settings | attributes))
+    inputs = ALIGN_INPUTS | dict.fromkeys(["p2", "p3", "p4", "p5"], feature_type)
+    return operator("PyramidRoiAlign", inputs, feature_type, **(ALIGN_SETTINGS | attributes))
 
 
 def level_of(box: Array, rule: str, canvas_hw: tuple[int, int], corner: bool) -> int:
@@ -157,10 +167,10 @@ def level_of(box: Array, rule: str, canvas_hw: tuple[int, int], corner: bool) ->
     return min(max(math.floor(exact) if rule == "floor" else round(exact), 2), 5)
 
 
-def bilinear(feature: Array, y: float, x: float) -> Array:
-    """Feature [C, H, W] at a point, as RoIAlign defines it: zero beyond one pixel outside, clamped within."""
+def bilinear(feature: Array, y: float, x: float, margin: float) -> Array:
+    """Feature [C, H, W] at a point: zero beyond `margin` pixels outside (RoIAlign: 1), clamped within."""
     h, w = feature.shape[1:]
-    if not (-1 <= y <= h and -1 <= x <= w):
+    if not (-margin <= y <= h - 1 + margin and -margin <= x <= w - 1 + margin):
         return np.zeros(feature.shape[0])
     y, x = min(max(y, 0.0), h - 1.0), min(max(x, 0.0), w - 1.0)
     y0, x0 = int(y), int(x)
@@ -190,15 +200,15 @@ def numpy_align(pyramid: list[Array], boxes: Array, images: Array, settings: dic
             begin, end = box[axis], box[axis + 2]
             if corner:  # TensorFlow's crop_and_resize: begin, ..., end, both included
                 scale = (feature.shape[2 - axis] - 1) / (canvas_hw[1 - axis] - 1)
-                grid = np.linspace(begin * scale, end * scale, size) if size > 1 else [(begin + end) / 2 * scale]
-                axes.append([[float(p)] for p in grid])
+                axes.append([[float(p)] for p in np.linspace(begin * scale, end * scale, size)])
                 continue
             begin, end = begin / 2**level, end / 2**level
             begin, end = (begin - 0.5, end - 0.5) if settings["aligned"] else (begin, max(end, begin + 1))
             axes.append(sample_positions(begin, end, size, settings["sampling_ratio"]))
+        margin = 0 if corner else 1
         for i, ys in enumerate(axes[0]):
             for j, xs in enumerate(axes[1]):
-                values = [bilinear(feature, y, x) for y in ys for x in xs]
+                values = [bilinear(feature, y, x, margin) for y in ys for x in xs]
                 out[r, :, i, j] = np.mean(values, axis=0) if values else 0.0
     return out
 
@@ -232,16 +242,13 @@ IMAGES = np.array([0, 1, 1, 0, 1, 0, 1, 0], np.int64)
         pytest.param({"aligned": 1, "sampling_ratio": 2}, id="aligned, two samples"),
         pytest.param({"aligned": 0, "sampling_ratio": 0}, id="unaligned, adaptive"),
         pytest.param({"crop_and_resize": 1, "sampling_ratio": 1, "level_rule": "round"}, id="Matterport"),
-        pytest.param({"crop_and_resize": 1, "sampling_ratio": 1, "output_size": 1}, id="crop of one bin"),
         pytest.param({"aligned": 1, "level_rule": "round", "output_size": 7}, id="round"),
     ],
 )
 def test_roi_align_is_the_plain_algorithm(settings: dict[str, Any]) -> None:
-    full = {"output_size": 3, "sampling_ratio": 2, "aligned": 0, "crop_and_resize": 0, "level_rule": "floor"} | settings
+    full = ALIGN_SETTINGS | settings
     pyramid = random_pyramid(np.random.default_rng(0))
-    inside = full["crop_and_resize"]  # TensorFlow's own rule for points outside is not followed: RoIs are clipped
-    boxes = BOXES if inside else np.concatenate([BOXES, OUTSIDE])
-    images = IMAGES if inside else np.concatenate([IMAGES, np.array([0, 1, 1])])
+    boxes, images = np.concatenate([BOXES, OUTSIDE]), np.concatenate([IMAGES, np.array([0, 1, 1])])
     found = align_operator(**full)(*pyramid, boxes, images)
     np.testing.assert_allclose(found, numpy_align(pyramid, boxes, images, full), atol=2e-4)
 
@@ -273,10 +280,14 @@ def test_half_precision_features_keep_single_precision_boxes() -> None:
 
 
 def test_functions_name_every_attribute_of_their_operator() -> None:
-    nms, align = function_protos()
-    assert (nms.name, list(nms.attribute)) == ("MaskRcnnNms", ["iou_threshold", "score_threshold", "max_output"])
-    assert align.name == "PyramidRoiAlign"
+    functions = {function.name: function for function in function_protos()}
+    nms, align = functions["MaskRcnnNms"], functions["PyramidRoiAlign"]
+    assert set(nms.attribute) == {"iou_threshold", "score_threshold", "max_output"}
     assert set(align.attribute) == {"output_size", "sampling_ratio", "aligned", "crop_and_resize", "level_rule"}
-    assert {(o.domain, o.version) for f in (nms, align) for o in f.opset_import} == {("", OPSET)}
-    assert all(n.domain == "" for f in (nms, align) for n in f.node)
-    assert isinstance(nms, onnx.FunctionProto)
+    assert {o.version for f in functions.values() for o in f.opset_import if not o.domain} == {OPSET}
+
+
+def test_a_runtime_without_functions_can_have_them_inlined() -> None:
+    inlined = onnx.inliner.inline_local_functions(one_node_model("PyramidRoiAlign", ALIGN_INPUTS, **ALIGN_SETTINGS))
+    assert len(inlined.functions) == 0
+    assert {n.domain for n in inlined.graph.node} == {""}
