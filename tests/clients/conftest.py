@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -56,8 +57,14 @@ class FakeServer:
 
     def replies(self, *replies: Reply) -> None:
         """One after the other; the last one for good."""
-        left = list(replies)
-        self.script = lambda asked: left.pop(0) if len(left) > 1 else left[0]
+        left = itertools.chain(replies, itertools.repeat(replies[-1]))
+        one_at_a_time = threading.Lock()
+
+        def script(asked: Asked) -> Reply:
+            with one_at_a_time:
+                return next(left)
+
+        self.script = script
 
     def close(self) -> None:
         self._http.shutdown()
