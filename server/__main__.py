@@ -45,7 +45,7 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
     except BundleError as error:
         return _fail(str(error), BAD_USAGE)
     _announce(settings, models, listener)
-    serve(create_app(settings, models), listener, settings)
+    serve(create_app(settings, models), models, listener, settings)
     return OK
 
 

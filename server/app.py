@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from server import errors
 from server.contract.errors import BadParameter, Draining, NotReady
-from server.contract.wire import ModelRef, PredictResponse, Problem
+from server.contract.wire import PredictResponse, Problem
 from server.gateway import Gateway, Lifecycle, key_of
 from server.metrics import CONTENT_TYPE, Metrics
 from server.models import Model, Models
@@ -68,6 +68,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     models: Models = state.models
     state.metrics.watch("queue_depth", "Pictures waiting for an engine.", lambda: models.waiting)
     state.metrics.watch("requests_in_flight", "Requests not answered yet.", lambda: state.lifecycle.in_flight)
+    state.metrics.watch_batchers(lambda: [(model.ref, model.serving.batcher.stats) for model in models])
     start = asyncio.create_task(models.start())
     try:
         yield
@@ -104,7 +105,7 @@ async def predict(request: Request) -> Response:
     request.app.state.metrics.answered(answer.timings_ms, answer.batch_size)
     if as_png:
         return await native.png_answer(answer)
-    return native.json_answer(answer, ModelRef(model.card.name, model.card.version), errors.request_id_of(request))
+    return native.json_answer(answer, model.ref, errors.request_id_of(request))
 
 
 # Health, models, metrics

@@ -133,6 +133,7 @@ class Batcher(Generic[Key, Item, Result]):
         self._reserved_cost = 0
         self._seconds_per_item = 0.0
         self._draining = False
+        self._closed = False
 
     def start(self) -> None:
         """Starts the workers on the running event loop."""
@@ -166,8 +167,8 @@ class Batcher(Generic[Key, Item, Result]):
         await self._idle.wait()
 
     async def close(self) -> None:
-        """Stops the workers; who still waits gets `Draining`."""
-        self._draining = True
+        """Stops the workers at once; who still waits gets `Draining`."""
+        self._draining = self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -196,6 +197,8 @@ class Batcher(Generic[Key, Item, Result]):
         (self._idle.clear if self._reserved_items else self._idle.set)()
 
     async def _enqueue(self, key: Key, item: Item, deadline: float | None) -> Outcome[Result]:
+        if self._closed:
+            raise Draining("The server stopped.")
         future: asyncio.Future[Outcome[Result]] = asyncio.get_running_loop().create_future()
         entry = _Entry(key, item, deadline, time.monotonic(), future)
         self._queues.setdefault(key, deque()).append(entry)

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from server.gateway import Lifecycle
+from server.models import Models
 from server.settings import Settings
 
 logger = logging.getLogger("server")
@@ -27,8 +29,15 @@ class GracefulServer(uvicorn.Server):
     A second SIGTERM changes nothing; a second SIGINT (Ctrl+C) stops at once.
     """
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_timeout_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        drain_timeout_s: float,
+        give_up: Callable[[], Awaitable[None]],
+    ) -> None:
         super().__init__(config)
+        self._give_up = give_up
         self._lifecycle = lifecycle
         self._drain_timeout_s = drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
@@ -56,12 +65,12 @@ class GracefulServer(uvicorn.Server):
         logger.info("stopping: answering %d accepted requests", self._lifecycle.in_flight)
         if not await self._lifecycle.drain(self._drain_timeout_s):
             logger.error("gave up on %d requests after %g s", self._lifecycle.in_flight, self._drain_timeout_s)
-            self.force_exit = True
+            await self._give_up()
         self.should_exit = True
 
 
-def serve(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
+def serve(app: FastAPI, models: Models, listener: socket.socket, settings: Settings) -> None:
     """Runs until a signal stops it."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=1)
-    GracefulServer(config, app.state.lifecycle, settings.drain_timeout_s).run([listener])
+    GracefulServer(config, app.state.lifecycle, settings.drain_timeout_s, models.give_up).run([listener])

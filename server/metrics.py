@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from server.contract.wire import Timings
+from server.batching import BatcherStats
+from server.contract.wire import ModelRef, Timings
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -40,6 +43,10 @@ class Metrics:
         """A gauge that is read whenever it is asked for."""
         Gauge(f"maskline_{name}", description, registry=self._registry).set_function(read)
 
+    def watch_batchers(self, read: Callable[[], Iterable[tuple[ModelRef, BatcherStats]]]) -> None:
+        """What the batchers have counted, for each model."""
+        self._registry.register(_BatcherCollector(read))
+
     def request_done(self, path: str, status: int, seconds: float) -> None:
         if path == "/predict":
             outcome = OUTCOMES.get(status, "bad_request" if 400 <= status < 500 else "error")
@@ -54,3 +61,22 @@ class Metrics:
     def render(self) -> bytes:
         """The text that Prometheus reads."""
         return generate_latest(self._registry)
+
+
+class _BatcherCollector(Collector):
+    def __init__(self, read: Callable[[], Iterable[tuple[ModelRef, BatcherStats]]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        batches = CounterMetricFamily("maskline_batches", "Batches that ran.", labels=("model", "version"))
+        failed = CounterMetricFamily("maskline_failed_batches", "Batches that failed.", labels=("model", "version"))
+        dropped = CounterMetricFamily(
+            "maskline_dropped", "Pictures dropped before they ran.", labels=("model", "version", "reason")
+        )
+        for model, stats in self._read():
+            labels = (model.name, model.version)
+            batches.add_metric(labels, stats.batches)
+            failed.add_metric(labels, stats.failed_batches)
+            dropped.add_metric((*labels, "cancelled"), stats.dropped_cancelled)
+            dropped.add_metric((*labels, "expired"), stats.dropped_expired)
+        yield from (batches, failed, dropped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from server.batching import QueueLimits
 from server.contract.card import ModelCard
 from server.contract.errors import BadParameter, BundleError, ModelNotFound, NotReady
+from server.contract.wire import ModelRef
 from server.engines import create_engine
 from server.engines.base import Engine
 from server.engines.fake import FAKE_CARD, FakeEngine
@@ -40,6 +41,10 @@ class Model:
         return self.serving.pipeline.card
 
     @property
+    def ref(self) -> ModelRef:
+        return ModelRef(self.card.name, self.card.version)
+
+    @property
     def engine(self) -> Engine:
         return self.serving.pipeline.engine
 
@@ -62,9 +67,16 @@ class Models:
     def open(cls, settings: Settings) -> Models:
         """Loads every bundle that the settings name. Raises `BundleError`."""
         models = cls(settings)
-        opened = [models._open(bundle) for bundle in models._bundles()] or [models._wrap(models._fake(FAKE_CARD), None)]
-        for model in opened:
-            models._add(model)
+        for bundle in models._bundles():
+            models._add(models._open(bundle))
+        return models if models._models else cls.of(settings, [models._fake(FAKE_CARD)])
+
+    @classmethod
+    def of(cls, settings: Settings, engines: Iterable[Engine]) -> Models:
+        """Serves engines that the caller has made."""
+        models = cls(settings)
+        for engine in engines:
+            models._add(models._wrap(engine, None))
         return models
 
     def __iter__(self) -> Iterator[Model]:
@@ -92,6 +104,10 @@ class Models:
         """Answers what has been accepted, then frees all engines."""
         await asyncio.gather(*(model.serving.close() for model in self), *self._closing)
         self._picture_threads.shutdown(wait=False)
+
+    async def give_up(self) -> None:
+        """Ends accepted work without an answer; its requests get `Draining`."""
+        await asyncio.gather(*(model.serving.batcher.close() for model in self))
 
     def select(self, name: str | None, version: str | None) -> Model:
         """The model that a request means. Without a version it is the newest; without a name it is the only one, or

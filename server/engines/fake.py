@@ -20,7 +20,7 @@ FAKE_CARD = ModelCard(
     version="1",
     classes=["background", "something", "something else"],
     input=Input(
-        resize=Resize(rule="shortest_edge", min_size=256, max_size=512, rounding="half_up", interpolation="antialias"),
+        resize=Resize(rule="shortest_edge", min_size=128, max_size=256, rounding="half_up", interpolation="antialias"),
         dtype="uint8",
         placement="top_left",
         padding="zero",
@@ -44,7 +44,8 @@ FAKE_CARD = ModelCard(
 
 
 class FakeEngine:
-    """`seconds_per_batch` and `seconds_per_image` are slept, as a device would take them."""
+    """`seconds_per_batch` and `seconds_per_image` are slept, as a device would take them; black pictures take none, so
+    that warm-up is quick."""
 
     description = "fake engine, no model"
 
@@ -56,7 +57,8 @@ class FakeEngine:
         self._seconds_per_image = seconds_per_image
 
     def infer(self, images: Canvases, windows: Float32) -> Detections:
-        time.sleep(self._seconds_per_batch + self._seconds_per_image * len(images))
+        if images.any():
+            time.sleep(self._seconds_per_batch + self._seconds_per_image * len(images))
         rows = [self._detect(i, image, window) for i, (image, window) in enumerate(zip(images, windows, strict=True))]
         side = self.card.output.mask_size
         return Detections(np.stack(rows), np.broadcast_to(_disc(side), (len(rows), side, side)))

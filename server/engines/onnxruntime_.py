@@ -57,10 +57,10 @@ class OnnxRuntimeEngine:
 def usable_cpus() -> int:
     """CPUs that this process may use: its affinity mask, and its share in a container. At least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, math.ceil(_cgroup_cpus(Path("/sys/fs/cgroup/cpu.max")))))
+    return max(1, min(affinity, math.ceil(cgroup_cpus(Path("/sys/fs/cgroup/cpu.max")))))
 
 
-def _cgroup_cpus(cpu_max: Path) -> float:
+def cgroup_cpus(cpu_max: Path) -> float:
     """CPUs by the quota of cgroup v2 (`cpu.max`: microseconds or `max`, period); very many where there is none."""
     try:
         quota, period = cpu_max.read_text().split()

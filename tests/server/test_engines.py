@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.contract.errors import BundleError, EngineFailed, EngineUnavailable
+from server.engines import EngineName, create_engine, onnxruntime_
+from server.engines.base import Detections
+from server.engines.fake import FakeEngine
+from server.engines.onnxruntime_ import OnnxRuntimeEngine, usable_cpus
+from server.repository import Bundle, load_bundle
+from tests.server.running import noise, write_bundle
+from tests.server.tiny_onnx import MASK_SIZE, tiny_onnx
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return load_bundle(write_bundle(tmp_path / "tiny", tiny_onnx()))
+
+
+def test_onnxruntime_gives_each_picture_its_rows(bundle: Bundle) -> None:
+    engine = create_engine("auto", bundle, threads=1)
+    assert engine.description.endswith("on 1 CPU thread")
+    images = np.stack([noise(i, (32, 64)) // (i + 1) for i in range(3)])
+    windows = np.array([[0, 0, 64, 32], [0, 0, 60, 30], [1, 2, 3, 4]], np.float32)
+    found = engine.infer(images, windows)
+    for i in range(3):
+        own = found.of_image(i)
+        np.testing.assert_allclose(own.detections, [[i, *windows[i], images[i].mean() / 255, 1]], rtol=1e-5)
+        assert own.masks.shape == (1, MASK_SIZE, MASK_SIZE)
+    engine.close()
+    with pytest.raises(EngineFailed, match="closed"):
+        engine.infer(images, windows)
+
+
+def test_onnxruntime_failure_is_typed_and_short(bundle: Bundle) -> None:
+    engine = OnnxRuntimeEngine(bundle, threads=1)
+    with pytest.raises(EngineFailed, match="batch of 1") as caught:
+        engine.infer(np.zeros((1, 32, 32, 4), np.uint8), np.zeros((1, 4), np.float32))
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_is_no_model(tmp_path: Path) -> None:
+    broken = load_bundle(write_bundle(tmp_path / "broken", b"not an ONNX file"))
+    with pytest.raises(BundleError, match=r"cannot load .*model\.onnx.*maskline build"):
+        create_engine("onnxruntime", broken)
+
+
+def test_missing_runtime_names_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'maskline\[cpu\]'"):
+        create_engine("onnxruntime", bundle)
+
+
+def test_runtime_installed_twice(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime_, "distribution", lambda name: metadata.distribution("numpy"))
+    with pytest.raises(EngineUnavailable, match="overwrite"):
+        create_engine("auto", bundle)
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorrt"])
+def test_engines_to_come_say_so(bundle: Bundle, name: EngineName) -> None:
+    with pytest.raises(EngineUnavailable, match=name):
+        create_engine(name, bundle)
+
+
+def test_usable_cpus() -> None:
+    assert usable_cpus() >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"), [("150000 100000\n", 1.5), ("50000 100000\n", 0.5), ("max 100000\n", None), ("", None)]
+)
+def test_container_quota(tmp_path: Path, text: str, cpus: float | None) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    quota = onnxruntime_.cgroup_cpus(tmp_path / "cpu.max")
+    assert quota == cpus if cpus is not None else quota > 1000
+    assert onnxruntime_.cgroup_cpus(tmp_path / "nothing") > 1000
+
+
+def test_padding_rows_are_dropped() -> None:
+    rows = np.array([[0, 1, 1, 2, 2, 0.9, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 2, 2, 0.8, 1]], np.float32)
+    found = Detections(rows, np.zeros((3, 4, 4), np.float32))
+    assert [len(found.of_image(i).detections) for i in range(3)] == [1, 1, 0]
+
+
+def test_fake_engine_answers_alike_in_any_batch() -> None:
+    engine = FakeEngine()
+    images = np.stack([noise(i, (32, 32)) for i in range(4)])
+    windows = np.tile(np.array([0, 0, 32, 32], np.float32), (4, 1))
+    together = engine.infer(images, windows)
+    for i in range(4):
+        alone = engine.infer(images[i : i + 1], windows[:1])
+        np.testing.assert_array_equal(together.detections[i, 1:], alone.detections[0, 1:])
