@@ -19,6 +19,10 @@ serve: $(VENV)/installed-server-$(RUNTIME)  ## serve the demo model, or MODELS=.
 test: install  ## all tests but the browser's
 	$(VENV)/bin/python -m pytest
 
+test-browser: install  ## the demo page in Chromium (Debian: chromium, chromium-driver)
+	@command -v chromedriver >/dev/null || { echo "Install Chromium and its driver first: apt-get install chromium chromium-driver"; exit 1; }
+	$(VENV)/bin/python -m pytest tests/browser
+
 lint: install  ## ruff, mypy, and who may import whom
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
