@@ -125,7 +125,7 @@ def verify(model: MaskRCNN, bundle_dir: Path, source: Path | None, console: Cons
 def _compare_alone(report: Report, reference: Pipeline, served: Pipeline, example: Example) -> None:
     canvas = served.prepare(example.picture)
     report.pictures += 1
-    _compare(report, _answer(reference, [canvas])[0], _answer(served, [canvas])[0], example.name, served.card.output)
+    compare(report, _answer(reference, [canvas])[0], _answer(served, [canvas])[0], example.name, served.card.output)
 
 
 def _compare_in_batch(report: Report, reference: Pipeline, served: Pipeline, example: Example) -> None:
@@ -136,7 +136,7 @@ def _compare_in_batch(report: Report, reference: Pipeline, served: Pipeline, exa
     expected = [*_answer(reference, [canvas]), *_answer(reference, [mirrored]), *_answer(reference, [blank], empty=0)]
     report.batches += 1
     for what, a, b in zip(("", " mirrored", " blank"), expected, found, strict=True):
-        _compare(report, a, b, f"{example.name}{what} in a batch", served.card.output)
+        compare(report, a, b, f"{example.name}{what} in a batch", served.card.output)
 
 
 def _answer(pipeline: Pipeline, canvases: list[Canvas], empty: int | None = None) -> list[ImageResult]:
@@ -147,8 +147,8 @@ def _answer(pipeline: Pipeline, canvases: list[Canvas], empty: int | None = None
     return [pipeline.finish(canvas, of_one, options) for canvas, of_one in zip(canvases, rows, strict=True)]
 
 
-def _compare(report: Report, expected: ImageResult, found: ImageResult, name: str, limits: Output) -> None:
-    """Adds one picture to the report."""
+def compare(report: Report, expected: ImageResult, found: ImageResult, name: str, limits: Output) -> None:
+    """Adds one picture, called `name`, to the report: PyTorch's answer and the bundle's, whose graph has these limits."""
     pairs, missing, surplus = _pairs(expected.detections, found.detections, report.tolerance)
     report.detections += len(expected.detections)
     report.pictures_without_detections += not (expected.detections or found.detections)
