@@ -158,16 +158,19 @@ def _turn(
 
 
 def _colour(image: NDArray[np.uint8], augment: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Values are spread and shifted as far as they fit into 0..255: a dim picture must not lose its objects."""
     inverted = rng.random() < augment.inverted_grey
     shift = 255 * rng.uniform(-augment.brightness, augment.brightness)
-    gain = 1 + rng.uniform(-augment.contrast, augment.contrast)
+    gain = math.exp(rng.uniform(-augment.contrast, augment.contrast))
     if not inverted and not augment.brightness and not augment.contrast:
         return image
     values = image.astype(np.float32)
     if inverted:
         values = np.broadcast_to(255 - values.mean(2, keepdims=True), values.shape)
-    middle = values.mean()
-    coloured: NDArray[np.uint8] = np.clip((values - middle) * gain + middle + shift, 0, 255).astype(np.uint8)
+    low, span, middle = float(values.min()), float(np.ptp(values)), float(values.mean())
+    gain = min(gain, 255 / max(span, 1))
+    new_low = min(max((low - middle) * gain + middle + shift, 0), 255 - span * gain)
+    coloured: NDArray[np.uint8] = ((values - low) * gain + new_low).clip(0, 255).astype(np.uint8)
     return coloured
 
 

@@ -8,7 +8,7 @@ one spread over several processes, sees the pictures that an uninterrupted singl
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,8 +86,8 @@ def batch_positions(config: TrainingConfig, first_step: int, rank: int, world_si
 
 def load_batches(
     views: TrainingViews, config: TrainingConfig, divisor: int, first_step: int, rank: int, world_size: int
-) -> Iterator[Batch]:
-    """This process's batches, one a part of a step."""
+) -> Generator[Batch]:
+    """This process's batches, one a part of a step. Close it, or its worker processes outlive it."""
     positions = list(batch_positions(config, first_step, rank, world_size))
     loader: DataLoader[_Example] = DataLoader(
         views,

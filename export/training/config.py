@@ -107,7 +107,7 @@ class AugmentConfig:
     brightness: float = 0.0
     """Largest shift, as a part of 255."""
     contrast: float = 0.0
-    """Largest relative change about the picture's mean."""
+    """Largest logarithm of the factor by which values are spread about their mean."""
     min_area: int = 4
     """Objects with fewer pixels left in the view count as crowd: neither positive nor negative."""
 

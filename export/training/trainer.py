@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -111,7 +112,10 @@ class Trainer:
     def _loop(self, report: Report | None) -> bool:
         views = TrainingViews(self.train, self.model.config.input, self.config)
         divisor = self.model.config.input.size_divisor
-        batches = load_batches(views, self.config, divisor, self.step, self.rank, self.world_size)
+        with closing(load_batches(views, self.config, divisor, self.step, self.rank, self.world_size)) as batches:
+            return self._loop_over(batches, report)
+
+    def _loop_over(self, batches: Iterator[Batch], report: Report | None) -> bool:
         while True:
             # First, so that an evaluation that a signal cut short is made up for on resuming.
             if self._evaluation_due() and not self._evaluate(report):
