@@ -6,8 +6,7 @@ file holds is training's own and is not looked at.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,16 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingWeightsError(f"There is no weights file {path}.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError, RuntimeError) as error:
-        raise UnrecognisedWeightsError(
-            f"{path} is not a checkpoint of plain tensors and values; it was not loaded."
-        ) from error
+        path.open("rb").close()
     except OSError as error:
-        raise MissingWeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise MissingWeightsError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the pickle's age
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file can fail anywhere in torch's reader
+        message = f"{path} is not a checkpoint of plain tensors and values; it was not loaded."
+        raise UnrecognisedWeightsError(message) from error
     if not isinstance(content, dict) or FORMAT_KEY not in content:
         raise UnrecognisedWeightsError(f"{path} is not a Maskline checkpoint: it has no {FORMAT_KEY!r} entry.")
     if content[FORMAT_KEY] != FORMAT:
