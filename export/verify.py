@@ -148,7 +148,7 @@ def _answer(pipeline: Pipeline, canvases: list[Canvas], empty: int | None = None
 
 
 def compare(report: Report, expected: ImageResult, found: ImageResult, name: str, limits: Output) -> None:
-    """Adds one picture, called `name`, to the report: PyTorch's answer and the bundle's, whose graph has these limits."""
+    """Adds the picture `name` to the report: PyTorch's answer, the bundle's, and the limits of its graph."""
     pairs, missing, surplus = _pairs(expected.detections, found.detections, report.tolerance)
     report.detections += len(expected.detections)
     report.pictures_without_detections += not (expected.detections or found.detections)
