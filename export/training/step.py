@@ -35,6 +35,9 @@ def loss_terms(model: MaskRCNN, batch: Batch, config: TrainingConfig) -> dict[st
     pyramid = model.pyramid(model.preprocess(batch.images, batch.windows))
     rpn_output, anchors = model.rpn(pyramid), model.anchors(pyramid)
     terms = _rpn_terms(model, rpn_output, anchors, objects, config, generators)
+    if not all(torch.isfinite(term.total) for term in terms.values()):
+        # Proposals made of NaN cannot be pooled; these terms are enough to stop the run.
+        return terms | {name: _nothing(anchors) for name in LOSS_NAMES if name not in terms}
     canvas_hw = (batch.images.shape[1], batch.images.shape[2])
     limits = config.targets.post_nms_topk, config.targets.pre_nms_topk
     proposals = model.propose(rpn_output, anchors, batch.windows, canvas_hw, *limits)
