@@ -154,8 +154,9 @@ def compare(report: Report, expected: ImageResult, found: ImageResult, name: str
     report.pictures_without_detections += not (expected.detections or found.detections)
     report.agreeing += len(pairs)
     for a, b in pairs:
-        report.max_box_difference_px = max(report.max_box_difference_px, _box_difference(a, b))
-        report.max_score_difference = max(report.max_score_difference, abs(a.score - b.score))
+        # Answers are rounded to 4 and 6 decimals: more digits of a difference would be noise.
+        report.max_box_difference_px = max(report.max_box_difference_px, round(_box_difference(a, b), 4))
+        report.max_score_difference = max(report.max_score_difference, round(abs(a.score - b.score), 6))
         report.mask_pixels += a.area
         report.mask_pixels_differing += _mask_difference(a, b)
     for side, alone, verb in ((expected, missing, "is missing"), (found, surplus, "is surplus")):
