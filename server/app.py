@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None, models: Models | None = None) -
     app.state.lifecycle = lifecycle
     errors.install(app)
     app.include_router(router)
-    app.add_middleware(GZipMiddleware, compresslevel=5)
+    app.add_middleware(GZipMiddleware, compresslevel=1)
     app.add_middleware(
         Gateway,
         lifecycle=lifecycle,
@@ -89,7 +89,7 @@ async def predict(request: Request) -> Response:
     """The objects of one picture or several: boxes, classes, scores and masks."""
     settings, models = _settings(request), _models(request)
     options = native.options_of(request.query_params)
-    models.select(options.model, options.version).serving.pipeline.check(options)
+    models.select(options.model, options.version).serving.check_admission(options)
     as_png = native.wants_png(request.headers.get("Accept", ""))
     try:
         files = await native.read_pictures(request, settings)

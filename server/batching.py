@@ -18,8 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -107,9 +107,7 @@ class Reservation(Generic[Key, Item, Result]):
         self._batcher._occupy(self._items, self._cost)
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._batcher._occupy(-self._items, -self._cost)
 
 
@@ -180,7 +178,7 @@ class Batcher(Generic[Key, Item, Result]):
 
     def _refuse_if_full(self, items: int, cost: int) -> None:
         wait_s = self.predicted_wait_s()
-        reason = None
+        reason = ""
         if self._reserved_items + items > self.limits.max_items:
             reason = f"The queue is full: {self._reserved_items} pictures are waiting."
         elif self._reserved_cost + cost > self.limits.max_cost:
@@ -189,7 +187,7 @@ class Batcher(Generic[Key, Item, Result]):
             reason = f"The wait would be {wait_s:.0f} s."
         if reason:
             self.stats.refused += 1
-            raise QueueFull(reason, wait_s - self.limits.max_wait_s if wait_s > self.limits.max_wait_s else wait_s / 2)
+            raise QueueFull(reason, max(wait_s - self.limits.max_wait_s, 0))
 
     def _occupy(self, items: int, cost: int) -> None:
         self._reserved_items += items
@@ -227,11 +225,9 @@ class Batcher(Generic[Key, Item, Result]):
             await self._wait_for_arrival(hold_s)
 
     async def _wait_for_arrival(self, seconds: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._arrived.wait()
-        except TimeoutError:
-            pass
 
     def _take(self, queue: deque[_Entry[Key, Item, Result]]) -> list[_Entry[Key, Item, Result]]:
         batch = [queue.popleft() for _ in range(min(len(queue), self.limits.max_batch_size))]
@@ -294,9 +290,8 @@ class Batcher(Generic[Key, Item, Result]):
     def _learn(self, run_s: float, items: int) -> None:
         self.stats.batches += 1
         self.stats.items += items
-        newest = run_s / items
         weight = LATENCY_WEIGHT if self._seconds_per_item else 1.0
-        self._seconds_per_item += weight * (newest - self._seconds_per_item)
+        self._seconds_per_item += weight * (run_s / items - self._seconds_per_item)
 
 
 def _fail(entry: _Entry[Key, Item, Result], error: Exception) -> None:

@@ -146,6 +146,12 @@ class BatchingPipeline:
         await self.batcher.close()
         self.pipeline.engine.close()
 
+    def check_admission(self, options: PredictOptions) -> None:
+        """Raises what `predict` would raise at once, before a body is read: `BadParameter`, `QueueFull`, `Draining`."""
+        self.pipeline.check(options)
+        with _contract_errors():
+            self.batcher.reserve(1, 0)
+
     async def predict(
         self,
         files: Sequence[bytes],

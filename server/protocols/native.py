@@ -64,9 +64,10 @@ async def read_pictures(request: Request, settings: Settings) -> list[bytes]:
     """
     content_type = request.headers.get("Content-Type", "")
     media_type = content_type.partition(";")[0].strip().lower()
+    if media_type.startswith("image/") or media_type == "application/octet-stream":
+        return [await read_body(request, settings.max_picture_mib * MIB)]
     read = _reader(media_type, content_type)
-    is_raw = read is _raw_picture
-    body = await read_body(request, (settings.max_picture_mib if is_raw else settings.max_body_mib) * MIB)
+    body = await read_body(request, settings.max_body_mib * MIB)
     files = await asyncio.to_thread(read, body)
     if len(files) > settings.max_pictures:
         raise BodyTooLarge(f"The request has {len(files)} pictures; at most {settings.max_pictures} are accepted.")
@@ -74,18 +75,12 @@ async def read_pictures(request: Request, settings: Settings) -> list[bytes]:
 
 
 def _reader(media_type: str, content_type: str) -> Callable[[bytes], list[bytes]]:
-    if media_type.startswith("image/") or media_type == "application/octet-stream":
-        return _raw_picture
     if media_type == "multipart/form-data":
         return lambda body: multipart_pictures(body, content_type)
     if media_type == JSON:
         return lambda body: PredictBody.from_json(body).pictures()
     sent = f"Content-Type {media_type}" if media_type else "A body without Content-Type"
     raise UnsupportedFormat(f"{sent} is not accepted; send {ACCEPTED_TYPES}.")
-
-
-def _raw_picture(body: bytes) -> list[bytes]:
-    return [body]
 
 
 def wants_png(accept: str) -> bool:
@@ -95,7 +90,7 @@ def wants_png(accept: str) -> bool:
         media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
         if media_type in quality:
             quality[media_type] = _quality(parameters)
-    return quality[PNG] > max(quality[JSON], 0) and quality[PNG] >= quality["*/*"]
+    return quality[PNG] > quality[JSON] and quality[PNG] >= quality["*/*"]
 
 
 def _quality(parameters: list[str]) -> float:
