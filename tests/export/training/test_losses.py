@@ -79,9 +79,7 @@ def test_mask_loss_equals_cross_entropy_of_the_probabilities() -> None:
 def test_all_losses_agree_with_loops_over_single_entries() -> None:
     rng = np.random.default_rng(1)
     labels, deltas, wanted = rng.integers(-1, 2, 40), rng.normal(0, 1, (40, 4)), rng.normal(0, 1, (40, 4))
-    expected = np.mean(
-        [smooth_l1(deltas[i, j] - wanted[i, j]) for i in range(40) for j in range(4) if labels[i] == 1]
-    )
+    expected = np.mean([smooth_l1(deltas[i, j] - wanted[i, j]) for i in range(40) for j in range(4) if labels[i] == 1])
     found = rpn_box_loss(torch.from_numpy(deltas), torch.from_numpy(labels), torch.from_numpy(wanted))
     assert mean(found) == pytest.approx(float(expected), rel=1e-6)
 
