@@ -59,10 +59,6 @@ class CocoSet:
     def active(self, index: int) -> NDArray[np.bool_]:
         return np.ones(len(self.classes), dtype=np.bool_)
 
-    def image_record(self, index: int) -> Record:
-        """The picture's entry in the annotation file."""
-        return self._images[index]
-
     def _load(self, index: int) -> Picture:
         record = self._images[index]
         image = _read_picture(self.picture_folder / record["file_name"])
