@@ -117,7 +117,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS)
     except Image.DecompressionBombError as error:
-        raise PictureTooLarge("The picture has too many pixels.") from error
+        raise PictureTooLarge("The picture has far too many pixels; send a smaller one.") from error
     except Exception as error:  # Pillow's parsers raise a dozen kinds for broken headers
         if name := _other_format(data[:32]):
             accepted = ", ".join(ACCEPTED_FORMATS)

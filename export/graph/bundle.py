@@ -17,8 +17,9 @@ import onnx
 import torch
 
 from export.graph.functions import OPSET
-from export.model.config import InputConfig, ModelConfig
-from server.contract.card import BundleFile, Canvas, Input, ModelCard, Output, Provenance, Resize
+from export.model.config import ModelConfig
+from export.serving import serving_input
+from server.contract.card import BundleFile, Canvas, ModelCard, Output, Provenance
 
 CARD_FILE = "model.json"
 ONNX_FILE = "model.onnx"
@@ -46,7 +47,7 @@ def make_card(
         name=name,
         version=model_version,
         classes=list(config.classes),
-        input=_input(config.input, canvases),
+        input=serving_input(config.input, canvases),
         output=Output(
             mask_size=config.mask_size,
             mask_paste=config.mask_paste,
@@ -107,25 +108,6 @@ def replacing(output: Path) -> Iterator[Path]:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _input(rules: InputConfig, canvases: Literal["exact"] | list[Canvas]) -> Input:
-    if rules.square is not None and canvases == "exact":
-        canvases = [(rules.square, rules.square)]
-    return Input(
-        resize=Resize(
-            rule=rules.resize_rule,
-            min_size=rules.min_size,
-            max_size=rules.max_size,
-            rounding=rules.rounding,
-            interpolation=rules.interpolation,
-        ),
-        dtype=rules.dtype,
-        placement=rules.placement,
-        padding=rules.padding,
-        size_divisor=rules.size_divisor,
-        canvases=canvases,
-    )
 
 
 def _check_replaceable(output: Path) -> None:

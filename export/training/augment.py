@@ -15,9 +15,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from export.model.config import InputConfig
+from export.serving import serving_input
 from export.training.config import AugmentConfig
 from export.training.dataset import Picture, Rle
-from export.training.serving import serving_input
 from server.preprocess import resized_size
 
 Boxes = NDArray[np.float32]

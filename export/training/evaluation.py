@@ -18,8 +18,8 @@ from pycocotools.coco import COCO
 
 from export.average_precision import average_precision
 from export.model.mask_rcnn import MaskRCNN
+from export.serving import serving_input
 from export.training.dataset import PictureSet, Rle, ground_truth
-from export.training.serving import serving_input
 from server.contract import rle
 from server.postprocess import boxes_to_image, paste_to_rle
 from server.preprocess import prepare

@@ -196,6 +196,6 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"There is no {field!r}."
+        return f"Nothing here is called {field!r}; /docs lists what is accepted."
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{field}: {message}." if field else f"{first['msg']}."

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from export.model.config import InputConfig
 from server.contract import card
 
 
-def serving_input(rule: InputConfig) -> card.Input:
-    """The input rule as `server.preprocess` takes it, canvases of the pictures' own sizes."""
+def serving_input(rule: InputConfig, canvases: Literal["exact"] | list[card.Canvas] = "exact") -> card.Input:
+    """The input rule as the bundle's card has it and `server.preprocess` takes it; a `square` rule has one canvas."""
+    if rule.square is not None and canvases == "exact":
+        canvases = [(rule.square, rule.square)]
     return card.Input(
         resize=card.Resize(
             rule=rule.resize_rule,
@@ -20,5 +24,5 @@ def serving_input(rule: InputConfig) -> card.Input:
         placement=rule.placement,
         padding=rule.padding,
         size_divisor=rule.size_divisor,
-        canvases="exact" if rule.square is None else [(rule.square, rule.square)],
+        canvases=canvases,
     )
