@@ -258,7 +258,8 @@ def every_error() -> Iterator[type[errors.MasklineError]]:
 
 def test_every_error_has_a_status() -> None:
     bases = {errors.MasklineError}
-    for error in set(every_error()) - bases:
+    served = {error for error in every_error() if error.__module__ == errors.__name__}  # the client has its own
+    for error in served - bases:
         assert any(base in STATUS_BY_ERROR for base in error.__mro__), error
     assert status_of(errors.Draining("x")) == 503
     assert status_of(errors.EngineUnavailable("x")) == 503

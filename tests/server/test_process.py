@@ -55,7 +55,8 @@ def test_stuck_requests_do_not_stop_the_stop() -> None:
 
 
 def test_work_of_a_client_that_left_never_reaches_the_engine() -> None:
-    with server_process("--fake-batch-ms", "1000", "--max-batch-size", "1") as server, ThreadPoolExecutor(1) as threads:
+    # The batch is long, so that on a busy machine the second client still leaves while the first one's runs.
+    with server_process("--fake-batch-ms", "4000", "--max-batch-size", "1") as server, ThreadPoolExecutor(1) as threads:
         first = threads.submit(server.predict, PICTURE)
         server.wait_until("/metrics", in_flight(1))
         head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PICTURE)}\r\n\r\n"
