@@ -56,7 +56,7 @@ class QueueLimits:
     max_delay_s: float = 0.0
     max_items: int = 1024
     max_cost: int = 2 << 30
-    max_wait_s: float = 20.0
+    max_wait_s: float = 45.0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,10 +56,11 @@ def test_stuck_requests_do_not_stop_the_stop() -> None:
 
 
 def test_work_of_a_client_that_left_never_reaches_the_engine() -> None:
-    # The batch is long, so that on a busy machine the second client still leaves while the first one's runs.
-    with server_process("--fake-batch-ms", "4000", "--max-batch-size", "1") as server, ThreadPoolExecutor(1) as threads:
+    with server_process("--fake-batch-ms", "3000", "--max-batch-size", "1") as server, ThreadPoolExecutor(1) as threads:
+        server.predict(PICTURE)  # the first picture of a process decodes slowly; the next could overtake it
         first = threads.submit(server.predict, PICTURE)
         server.wait_until("/metrics", in_flight(1))
+        time.sleep(0.5)  # from its arrival to the engine
         head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PICTURE)}\r\n\r\n"
         address = urlsplit(server.url)
         with socket.create_connection((address.hostname, address.port)) as leaving:
@@ -68,7 +70,7 @@ def test_work_of_a_client_that_left_never_reaches_the_engine() -> None:
         server.wait_until("/metrics", in_flight(0))
         server.wait_until("/metrics", 'maskline_requests_total{outcome="client_gone"} 1.0')
         assert server.predict(PICTURE).status_code == 200
-        server.wait_until("/metrics", 'maskline_batches_total{model="fake",version="1"} 2.0')
+        server.wait_until("/metrics", 'maskline_batches_total{model="fake",version="1"} 3.0')
         server.wait_until("/metrics", 'maskline_dropped_total{model="fake",reason="cancelled",version="1"} 1.0')
 
 
