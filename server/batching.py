@@ -40,11 +40,11 @@ class QueueFull(BatchingError):  # noqa: N818 - a state of the queue, as the fie
         self.retry_after_s = max(1, math.ceil(retry_after_s))
 
 
-class DeadlinePassed(BatchingError):  # noqa: N818
+class DeadlinePassed(BatchingError):  # noqa: N818 - as above
     pass
 
 
-class Draining(BatchingError):  # noqa: N818
+class Draining(BatchingError):  # noqa: N818 - as above
     pass
 
 

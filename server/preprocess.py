@@ -188,7 +188,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1 to 8, read after loading (PNG may hold it last, TIFF has applied it by then)."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 a broken EXIF block does not spoil the picture
+    except Exception:  # noqa: BLE001 - a broken EXIF block does not spoil the picture
         return 1
 
 
