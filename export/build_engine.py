@@ -14,16 +14,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from export.model.config import InputConfig
     from export.model.mask_rcnn import MaskRCNN
     from export.verify import Report
-
-OTHER_FAMILIES = {".h5": "Matterport", ".hdf5": "Matterport", ".pkl": "detectron2"}
-"""By the ending of a file that cannot be a native checkpoint."""
+    from export.weights import Given, Imported
 
 
 class UsageError(Exception):
@@ -95,18 +94,11 @@ def _canvas(text: str) -> tuple[int, int]:
 
 def _refuse_unavailable(arguments: argparse.Namespace) -> None:
     """Raises `UsageError` for what the command line of a later version can do."""
-    suffix = Path(arguments.weights).suffix.lower()
-    family = arguments.family or OTHER_FAMILIES.get(suffix)
-    if arguments.weights.startswith("torchvision:"):
-        family = "torchvision"
     wants = {
-        f"Importing {family} weights": family not in (None, "native"),
         f"--precision {arguments.precision}": arguments.precision != "fp32",
         f"--engine {arguments.engine}": arguments.engine != "onnx",
         "--calibration": arguments.calibration is not None,
         "--max-batch": arguments.max_batch is not None,
-        "--config": arguments.config is not None,
-        "--bn-eps": arguments.bn_eps is not None,
     }
     for what, wanted in wants.items():
         if wanted:
@@ -124,15 +116,16 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     from export.weights import load
 
-    if arguments.inspect:
-        _inspect(load(arguments.weights), Path(arguments.weights))
-        return 0
-    if arguments.output is None:
+    if arguments.output is None and not arguments.inspect:
         raise UsageError("--output is missing: name the folder for the bundle, or give --inspect.")
     with console.status("Reading the weights"):
-        model = load(arguments.weights)
-        _override(model, arguments)
-    report = _build(model, arguments, console)
+        imported = load(arguments.weights, _given(arguments))
+    if arguments.inspect:
+        _inspect(imported.model, imported.file.path)
+        return 0
+    _check_sizes(imported.model.config.input, arguments.canvas)
+    _tell(imported, console)
+    report = _build(imported, arguments, console)
     console.print(report.table())
     if report.accepted:
         console.print(f"{arguments.output} is ready.", markup=False)
@@ -141,43 +134,35 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     return 3
 
 
-def _override(model: MaskRCNN, arguments: argparse.Namespace) -> None:
-    """Puts what the command line sets into the model's configuration."""
-    from dataclasses import replace
+def _given(arguments: argparse.Namespace) -> Given:
+    from dataclasses import fields
 
-    def given(**values: Any) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if value is not None}
+    from export.weights import Given
 
-    config = model.config
-    detection = given(max_detections=arguments.max_detections, score_threshold=arguments.score_threshold)
-    sizes = given(min_size=arguments.min_size, max_size=arguments.max_size)
-    model.config = replace(
-        config,
-        detection=replace(config.detection, **detection),
-        input=replace(config.input, **sizes),
-        classes=_classes(arguments.classes, config.classes) if arguments.classes else config.classes,
-    )
-    rules = model.config.input
-    if rules.min_size > rules.max_size:
-        raise UsageError(f"The shortest edge, {rules.min_size}, is above the limit of the longest, {rules.max_size}.")
-    for height, width in arguments.canvas or ():
-        if height % rules.size_divisor or width % rules.size_divisor:
-            raise UsageError(f"Canvas {height}x{width} is not a multiple of {rules.size_divisor} on both sides.")
+    return Given(**{field.name: getattr(arguments, field.name) for field in fields(Given)})
 
 
-def _classes(path: Path, present: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as text with one class name a line.") from error
-    if len(names) != len(present) - 1:
-        raise UsageError(f"{path} has {len(names)} names, but the model has {len(present) - 1} classes.")
-    if len(set(names)) < len(names):
-        raise UsageError(f"{path} names a class twice.")
-    return (present[0], *names)
+def _check_sizes(rule: InputConfig, canvases: Sequence[tuple[int, int]] | None) -> None:
+    if rule.min_size > rule.max_size:
+        raise UsageError(f"The shortest edge, {rule.min_size}, is above the limit of the longest, {rule.max_size}.")
+    for height, width in canvases or ():
+        if height % rule.size_divisor or width % rule.size_divisor:
+            raise UsageError(f"Canvas {height}x{width} is not a multiple of {rule.size_divisor} on both sides.")
 
 
-def _build(model: MaskRCNN, arguments: argparse.Namespace, console: Console) -> Report:
+def _tell(imported: Imported, console: Console) -> None:
+    """What the weights do not hold, and where it was taken from."""
+    from rich.table import Table
+
+    if imported.model.config.family == "native":
+        return
+    table = Table("What the weights do not tell", "value", "from", title_justify="left")
+    for setting in imported.settings:
+        table.add_row(setting.name, str(setting.value), setting.origin)
+    console.print(table)
+
+
+def _build(imported: Imported, arguments: argparse.Namespace, console: Console) -> Report:
     """Writes and verifies the bundle; it takes its place only if the report accepts it."""
     from pydantic import ValidationError
 
@@ -185,7 +170,7 @@ def _build(model: MaskRCNN, arguments: argparse.Namespace, console: Console) -> 
     from export.graph.trace import trace
     from export.verify import verify
 
-    output = Path(arguments.output).absolute()
+    model, output = imported.model, Path(arguments.output).absolute()
     try:
         with bundle.replacing(output) as draft:
             with console.status("Tracing the model (about a minute)"):
@@ -194,7 +179,7 @@ def _build(model: MaskRCNN, arguments: argparse.Namespace, console: Console) -> 
                 model.config,
                 name=output.name,
                 model_version=arguments.model_version,
-                weights=Path(arguments.weights),
+                weights=imported.file.path,
                 files=files,
                 canvases=arguments.canvas or "exact",
             )

@@ -34,7 +34,7 @@ class TorchEngine:
 
 def open_checkpoint(path: Path, max_detections: int, score_threshold: float | None) -> TorchEngine:
     """A checkpoint with the given limits in its detection layer; None: its own. Raises `WeightsError`."""
-    model = load(path)
+    model = load(path).model
     limits = model.config.detection
     threshold = limits.score_threshold if score_threshold is None else score_threshold
     limits = dataclasses.replace(limits, max_detections=max_detections, score_threshold=threshold)

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from export.model.config import RpnConfig
 
+P2_STRIDE = 4
+"""Canvas pixels a position of P2: every family's canvas is a multiple of 32."""
+
 
 class Anchors(nn.Module):
     """Anchors for feature maps of any size; holds the cells as buffers that are not part of the weights."""
@@ -26,8 +29,13 @@ class Anchors(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """Anchors [A, 4] in canvas pixels for P2..P6 [N, C, Hl, Wl], ordered by level, row, column, cell."""
-        levels = zip(pyramid, self.strides, torch.split(self.cells, self.level_cells), strict=True)
-        return torch.cat([self._level(features, stride, cells) for features, stride, cells in levels])
+        cells_by_level = torch.split(self.cells, self.level_cells)
+        return torch.cat(
+            [
+                self._level(features, strides, cells)
+                for features, strides, cells in zip(pyramid, self._strides_yx(pyramid), cells_by_level, strict=True)
+            ]
+        )
 
     def level_index(self, pyramid: Sequence[Tensor]) -> Tensor:
         """The level 0..4 of every anchor, int64 [A]."""
@@ -35,10 +43,16 @@ class Anchors(nn.Module):
         device = self.cells.device
         return torch.cat([torch.full((count,), level, device=device) for level, count in enumerate(counts)])
 
-    def _level(self, features: Tensor, stride: int, cells: Tensor) -> Tensor:
+    def _strides_yx(self, pyramid: Sequence[Tensor]) -> list[tuple[int, int]]:
+        if self.strides != "canvas":
+            return [(stride, stride) for stride in self.strides]
+        height, width = (P2_STRIDE * side for side in pyramid[0].shape[-2:])
+        return [(height // level.shape[-2], width // level.shape[-1]) for level in pyramid]
+
+    def _level(self, features: Tensor, strides_yx: tuple[int, int], cells: Tensor) -> Tensor:
         height, width = features.shape[-2:]
-        y = (torch.arange(height, device=cells.device) * stride).to(cells.dtype)
-        x = (torch.arange(width, device=cells.device) * stride).to(cells.dtype)
+        y = (torch.arange(height, device=cells.device) * strides_yx[0]).to(cells.dtype)
+        x = (torch.arange(width, device=cells.device) * strides_yx[1]).to(cells.dtype)
         grid_y, grid_x = y[:, None].expand(height, width), x[None, :].expand(height, width)
         centres = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1)
         return (centres[:, :, None, :] + cells).reshape(-1, 4)

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 Cell = tuple[float, float, float, float]
 
+BackboneDepth = Literal[18, 34, 50, 101]
+
 LEVEL_COUNT = 5
 """The pyramid is P2..P6 in every family."""
 
@@ -46,7 +48,7 @@ def anchor_cells(
 class BackboneConfig:
     """A ResNet. `stage_widths` are the widths of a stage's 3x3 convolutions; bottlenecks (50, 101) put out 4x."""
 
-    depth: Literal[18, 34, 50, 101] = 50
+    depth: BackboneDepth = 50
     stem_width: int = 64
     stage_widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     stride_in_1x1: bool = False
@@ -62,6 +64,7 @@ class FpnConfig:
     channels: int = 256
     norm: bool = False
     """Convolutions without bias followed by BatchNorm (torchvision v2), else convolutions with bias."""
+    norm_eps: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ class RpnConfig:
     """One logit an anchor, or two (background, foreground) with a softmax."""
     cells: tuple[tuple[Cell, ...], ...] = anchor_cells(((32,), (64,), (128,), (256,), (512,)))
     """Anchors about the centre (0, 0) for P2..P6; placed at (column * stride, row * stride)."""
-    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    strides: tuple[int, ...] | Literal["canvas"] = (4, 8, 16, 32, 64)
+    """Canvas pixels between positions of P2..P6; `canvas`: as often as the level's side goes into the canvas', rounded
+    down, which for P6 is less than 64 where P5 has an odd side (torchvision)."""
     box_std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     """Deltas (dx, dy, dw, dh) are multiplied by these."""
     delta_clamp: float | None = math.log(1000.0 / 16)
@@ -113,7 +118,7 @@ class HeadConfig:
     box_norm: bool = False
     """BatchNorm after the box head's convolutions (torchvision v2), and after its fully connected layers when there
     are no convolutions (Matterport, whose 7x7 `valid` convolution is a fully connected layer)."""
-    box_norm_eps: float = 1e-5
+    norm_eps: float = 1e-5
     mask_conv_widths: tuple[int, ...] = (256, 256, 256, 256)
     mask_deconv_width: int = 256
     mask_norm: bool = False

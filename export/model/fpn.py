@@ -31,4 +31,8 @@ class FeaturePyramid(nn.Module):
 
 def _conv(inputs: int, config: FpnConfig, *, kernel: int) -> nn.Sequential:
     conv = nn.Conv2d(inputs, config.channels, kernel, padding=kernel // 2, bias=not config.norm)
-    return nn.Sequential(conv, nn.BatchNorm2d(config.channels)) if config.norm else nn.Sequential(conv)
+    return (
+        nn.Sequential(conv, nn.BatchNorm2d(config.channels, eps=config.norm_eps))
+        if config.norm
+        else nn.Sequential(conv)
+    )

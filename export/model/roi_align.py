@@ -1,13 +1,14 @@
 """RoIAlign over the pyramid: every RoI is sampled from the one level that fits its size.
 
-The samples of all RoIs of an image and level are one grid for `grid_sample`, so that nothing loops over RoIs and the
-result is differentiable in the features. Shapes: N images, C channels, R RoIs, P output side.
+Outputs are weighted sums of pixels, computed by `embedding_bag`: nothing loops over RoIs, and the sums are exact to
+float32's rounding and differentiable in the features. Shapes: N images, C channels, R RoIs, P output side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -76,97 +77,110 @@ def roi_levels(boxes: Tensor, canvas_hw: tuple[int, int], level_rule: str, *, co
 
 
 def _pyramid_roi_align(pyramid: Sequence[Tensor], boxes: Tensor, image_index: Tensor, rule: _Rule) -> Tensor:
+    """Every output is a weighted sum of pixels: a bag of rows of one table that holds the pixels of all levels."""
+    channels, size = pyramid[0].shape[1], rule.output_size
     canvas_hw = (pyramid[0].shape[-2] * STRIDES[0], pyramid[0].shape[-1] * STRIDES[0])
     levels = roi_levels(boxes, canvas_hw, rule.level_rule, corner_coordinates=rule.crop_and_resize)
-    images = pyramid[0].shape[0]
-    # One stable sort puts the RoIs of each (level, image) side by side; the counts come to the host once.
-    keys = levels * images + image_index
-    order = torch.argsort(keys, stable=True)
-    counts = torch.bincount(keys, minlength=len(STRIDES) * images).tolist()
-    parts = []
-    for key, rois in enumerate(torch.split(boxes[order], counts)):
-        if rois.shape[0]:
-            level, image = divmod(key, images)
-            features = pyramid[level][image]
-            spans = _crop_spans(rois, canvas_hw, features) if rule.crop_and_resize else _spans(rois, level, rule)
-            parts.append(_pool(features, spans, rule))
-    if not parts:
-        return pyramid[0].new_zeros((0, pyramid[0].shape[1], rule.output_size, rule.output_size))
-    return torch.cat(parts)[torch.argsort(order)]
+    maps = _Maps.of(pyramid, levels, image_index)
+    spans = _crop_spans(boxes, canvas_hw, maps.size_wh) if rule.crop_and_resize else _spans(boxes, levels, rule)
+    # Weights and sums need more than half precision.
+    table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in pyramid]).to(boxes.dtype)
+    pooled = table.new_zeros((boxes.shape[0], size * size, channels))
+    for samples_wh, chosen in _by_sample_count(spans, rule):
+        rows, weights = _bags(spans[chosen], maps.of_rois(chosen), samples_wh, rule)
+        sums = F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+        pooled = pooled.index_copy(0, chosen, sums.reshape(chosen.shape[0], size * size, channels))
+    return pooled.transpose(1, 2).reshape(boxes.shape[0], channels, size, size).to(pyramid[0].dtype)
 
 
-def _spans(rois: Tensor, level: int, rule: _Rule) -> Tensor:
-    """The region (x, y, width, height) of each RoI in pixels of the feature map, [R, 4]."""
-    scaled = rois / STRIDES[level] - (0.5 if rule.aligned else 0.0)
+class _Maps(NamedTuple):
+    """The feature map that each RoI is sampled from."""
+
+    size_wh: Tensor
+    """[R, 2] int64."""
+    first_row: Tensor
+    """[R] int64: where the map's pixels begin in the table of all levels, images and pixels."""
+
+    @classmethod
+    def of(cls, pyramid: Sequence[Tensor], levels: Tensor, image_index: Tensor) -> _Maps:
+        sizes = torch.tensor([[level.shape[-1], level.shape[-2]] for level in pyramid], device=levels.device)
+        pixels = sizes.prod(dim=1)
+        starts = (pixels * pyramid[0].shape[0]).cumsum(0) - pixels * pyramid[0].shape[0]
+        return cls(sizes[levels], starts[levels] + image_index * pixels[levels])
+
+    def of_rois(self, chosen: Tensor) -> _Maps:
+        return _Maps(self.size_wh[chosen], self.first_row[chosen])
+
+
+def _spans(rois: Tensor, levels: Tensor, rule: _Rule) -> Tensor:
+    """The region (x, y, width, height) of each RoI in pixels of its feature map, [R, 4]."""
+    strides = rois.new_tensor(STRIDES)[levels]
+    scaled = rois / strides[:, None] - (0.5 if rule.aligned else 0.0)
     sides = scaled[:, 2:] - scaled[:, :2]
     return torch.cat((scaled[:, :2], sides if rule.aligned else sides.clamp(min=1.0)), dim=1)
 
 
-def _crop_spans(rois: Tensor, canvas_hw: tuple[int, int], features: Tensor) -> Tensor:
+def _crop_spans(rois: Tensor, canvas_hw: tuple[int, int], size_wh: Tensor) -> Tensor:
     """As `_spans`, for a grid whose first and last samples lie on the corners."""
     height, width = canvas_hw
     normalised = rois / rois.new_tensor([width - 1, height - 1, width - 1, height - 1])
-    scale = rois.new_tensor([features.shape[-1] - 1, features.shape[-2] - 1])
+    scale = (size_wh - 1).to(rois.dtype)
     return torch.cat((normalised[:, :2] * scale, (normalised[:, 2:] - normalised[:, :2]) * scale), dim=1)
 
 
-def _pool(features: Tensor, spans: Tensor, rule: _Rule) -> Tensor:
-    """RoI features [R, C, P, P] of `spans` [R, 4] on one map [C, Hl, Wl]."""
+def _by_sample_count(spans: Tensor, rule: _Rule) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """RoIs by their samples a bin (across, down). Where these are adaptive, ceil(side / bins), a RoI without an area
+    has none."""
     if rule.crop_and_resize or rule.sampling_ratio > 0:
         samples = 1 if rule.crop_and_resize else rule.sampling_ratio
-        return _pool_fixed(features, spans, (samples, samples), rule)
-    pooled = features.new_zeros((spans.shape[0], features.shape[0], rule.output_size, rule.output_size))
-    for samples_hw, chosen in _by_sample_count(spans, rule.output_size):
-        pooled = pooled.index_copy(0, chosen, _pool_fixed(features, spans[chosen], samples_hw, rule))
-    return pooled
-
-
-def _by_sample_count(spans: Tensor, output_size: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """RoIs by their samples a bin (height, width), ceil(side / bins); a RoI without an area has none."""
-    counts = torch.ceil(spans[:, 2:] / output_size).to(torch.int64)
+        yield (samples, samples), torch.arange(spans.shape[0], device=spans.device)
+        return
+    counts = torch.ceil(spans[:, 2:] / rule.output_size).to(torch.int64)
     distinct, member = torch.unique(counts, dim=0, return_inverse=True)
-    for i, (samples_w, samples_h) in enumerate(distinct.tolist()):
-        if samples_w > 0 and samples_h > 0:
-            yield (samples_h, samples_w), (member == i).nonzero()[:, 0]
+    for i, (across, down) in enumerate(distinct.tolist()):
+        if across > 0 and down > 0:
+            yield (across, down), (member == i).nonzero()[:, 0]
 
 
-def _pool_fixed(features: Tensor, spans: Tensor, samples_hw: tuple[int, int], rule: _Rule) -> Tensor:
-    channels, height, width = features.shape
+def _bags(spans: Tensor, maps: _Maps, samples_wh: tuple[int, int], rule: _Rule) -> tuple[Tensor, Tensor]:
+    """Rows of the table and their weights, a bag for each bin: both [R * P * P, samples * 4]."""
     size = rule.output_size
-    x = _positions(spans[:, 0], spans[:, 2], size, samples_hw[1], rule)
-    y = _positions(spans[:, 1], spans[:, 3], size, samples_hw[0], rule)
-    margin = 0.0 if rule.crop_and_resize else 1.0
-    inside_x, grid_x = _to_grid(x, width, margin)
-    inside_y, grid_y = _to_grid(y, height, margin)
-    rois, rows, columns = x.shape[0], y.shape[1], x.shape[1]
-    grid = torch.stack(
-        (grid_x[:, None, :].expand(rois, rows, columns), grid_y[:, :, None].expand(rois, rows, columns)), dim=-1
-    )
-    # [1, C, R * P * s, P * s]: the RoIs are stacked below each other. Positions need more than half precision.
-    sampled = F.grid_sample(
-        features[None].to(grid.dtype),
-        grid.reshape(1, rois * rows, columns, 2),
-        padding_mode="border",
-        align_corners=True,
-    )
-    if not (inside_y.all() and inside_x.all()):  # rare: proposals are clipped to the picture
-        sampled = sampled * (inside_y[:, :, None] & inside_x[:, None, :]).reshape(1, 1, rois * rows, columns)
-    pooled = F.avg_pool2d(sampled, samples_hw).to(features.dtype)
-    return pooled.reshape(channels, rois, size, size).transpose(0, 1)
+    (across, down), margin = samples_wh, 0.0 if rule.crop_and_resize else 1.0
+    columns, x_weights = _taps(_positions(spans[:, 0], spans[:, 2], size, across, rule), maps.size_wh[:, 0], margin)
+    lines, y_weights = _taps(_positions(spans[:, 1], spans[:, 3], size, down, rule), maps.size_wh[:, 1], margin)
+    # [R, P, 1, 2 * down, 1] and [R, 1, P, 1, 2 * across]: every tap of a bin's lines with every tap of its columns.
+    lines, y_weights = (t.reshape(len(t), size, 1, 2 * down, 1) for t in (lines, y_weights))
+    columns, x_weights = (t.reshape(len(t), 1, size, 1, 2 * across) for t in (columns, x_weights))
+    first, width = (t[:, None, None, None, None] for t in (maps.first_row, maps.size_wh[:, 0]))
+    rows = first + lines * width + columns
+    weights = y_weights * x_weights / (across * down)
+    bags = (spans.shape[0] * size * size, 4 * across * down)
+    return rows.reshape(bags), weights.reshape(bags)
 
 
 def _positions(start: Tensor, length: Tensor, size: int, samples: int, rule: _Rule) -> Tensor:
     """Sample positions of one axis in pixels of the map, [R, size * samples]."""
-    steps = torch.arange(size * samples, device=start.device).to(start.dtype)
+    steps = torch.arange(size, device=start.device).to(start.dtype)
     if rule.crop_and_resize:
         return start[:, None] + steps * (length / (size - 1))[:, None]
-    return start[:, None] + (steps + 0.5) * (length / (size * samples))[:, None]
+    # In the order of torchvision's arithmetic, so that rounding is the same too.
+    side = (length / size)[:, None]
+    offsets = (torch.arange(samples, device=start.device).to(start.dtype) + 0.5) * side / samples
+    return (start[:, None, None] + (steps * side)[:, :, None] + offsets[:, None, :]).flatten(1)
 
 
-def _to_grid(position: Tensor, side: int, margin: float) -> tuple[Tensor, Tensor]:
-    """Whether a sample counts, and its place on `grid_sample`'s scale of -1 (first pixel) to 1 (last pixel)."""
-    inside = (position >= -margin) & (position <= side - 1 + margin)
-    return inside, position.clamp(0, side - 1) * (2.0 / max(side - 1, 1)) - 1.0
+def _taps(position: Tensor, side: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """The two pixels about each position [R, S] on an axis of `side` [R] pixels, and their weights: both [R, S, 2].
+
+    A position up to `margin` outside the map is moved to its border; what lies farther weighs nothing.
+    """
+    last = (side - 1)[:, None]
+    inside = (position >= -margin) & (position <= last + margin)
+    position = torch.minimum(position.clamp(min=0), last.to(position.dtype))
+    low = position.to(torch.int64)
+    high = torch.minimum(low + 1, last)
+    part = position - low
+    return torch.stack((low, high), dim=-1), torch.stack((1 - part, part), dim=-1) * inside[..., None]
 
 
 @torch.library.custom_op("maskrcnn::pyramid_roi_align", mutates_args=())

@@ -64,7 +64,7 @@ def make_model(classes: tuple[str, ...], values: Mapping[str, Any], seed: int, i
         return MaskRCNN(model_config(ModelConfig(classes=classes), values))
     from export.weights import load
 
-    source = load(init)
+    source = load(init).model
     config = dataclasses.replace(model_config(source.config, values), classes=classes)
     model = MaskRCNN(config)
     _copy_weights(source, model, init)

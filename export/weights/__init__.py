@@ -1,16 +1,80 @@
-"""Weights files of every family, as a `MaskRCNN`. Today: checkpoints of Maskline's own training."""
+"""Weights of every family as a `MaskRCNN`: checkpoints of training here, torchvision, detectron2, Matterport.
+
+    load(path)                                    what the file says, and the family's defaults
+    load(path, Given(config=Path("config.yaml"))) with what a person says beside it
+    load("torchvision:maskrcnn_resnet50_fpn")     torchvision's published weights, fetched once
+
+The path of a file: `files` reads its tensors, whatever the container; `recognise` tells the family from their names;
+the family's module gives the `ModelConfig` and, for each tensor of the model, its name and layout in the file;
+`mapping.fill` puts them in place or names every tensor that does not fit.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from export.model.mask_rcnn import MaskRCNN
-from export.weights import native
-from export.weights.errors import MismatchedWeightsError, MissingWeightsError, UnrecognisedWeightsError, WeightsError
+from export.weights import detectron2, matterport, native, torchvision
+from export.weights.download import PUBLISHED, fetch
+from export.weights.errors import (
+    MismatchedWeightsError,
+    MissingWeightsError,
+    UnrecognisedWeightsError,
+    UnsupportedWeightsError,
+    WeightsConfigError,
+    WeightsError,
+)
+from export.weights.files import WeightsFile, read
+from export.weights.mapping import fill
+from export.weights.recognise import recognise
+from export.weights.settings import Family, Given, Setting, Settings, read_config_file
 
-__all__ = ["MismatchedWeightsError", "MissingWeightsError", "UnrecognisedWeightsError", "WeightsError", "load"]
+__all__ = [
+    "Family",
+    "Given",
+    "Imported",
+    "MismatchedWeightsError",
+    "MissingWeightsError",
+    "Setting",
+    "UnrecognisedWeightsError",
+    "UnsupportedWeightsError",
+    "WeightsConfigError",
+    "WeightsError",
+    "load",
+]
+
+_FAMILIES: dict[Family, ModuleType] = {
+    "native": native,
+    "torchvision": torchvision,
+    "detectron2": detectron2,
+    "matterport": matterport,
+}
+"""Each has `read_config(file, settings)` and `read_sources(file, model_names)`."""
 
 
-def load(path: str | Path) -> MaskRCNN:
-    """The model in a weights file, on the CPU and in eval mode. Raises `WeightsError` with a sentence for the user."""
-    return native.load(Path(path))
+@dataclass(frozen=True)
+class Imported:
+    """A model, and how it came about."""
+
+    model: MaskRCNN
+    """On the CPU and in eval mode."""
+    file: WeightsFile
+    settings: tuple[Setting, ...]
+    """What the file does not tell, and where each value was taken from."""
+    unused: tuple[str, ...]
+    """Names in the `--config` file that were not looked at."""
+
+
+def load(source: str | Path, given: Given | None = None) -> Imported:
+    """The model in a weights file, or in published weights by name. Raises a `WeightsError`."""
+    given = given or Given()
+    file = read(fetch(str(source)) if str(source) in PUBLISHED else Path(source))
+    family = recognise(file, given.family)
+    settings = Settings(given, read_config_file(given.config) if given.config else {})
+    config = _FAMILIES[family].read_config(file, settings)
+    model = MaskRCNN(config)
+    tensors, sources = _FAMILIES[family].read_sources(file, list(model.state_dict()))
+    fill(model, tensors, sources)
+    return Imported(model.eval(), file, tuple(settings.taken), settings.unused())

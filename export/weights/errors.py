@@ -1,9 +1,11 @@
-"""What can be wrong with a weights file. Each message is one plain sentence for the person who named the file.
+"""What can be wrong with a weights file. Each message is one or two plain sentences for the person who named the file.
 
 WeightsError
-├── MissingWeightsError       no such file, or it cannot be read
+├── MissingWeightsError       no such file, or it cannot be read or fetched
 ├── UnrecognisedWeightsError  not the weights of any family, or not safe to load
-└── MismatchedWeightsError    the right kind of file, but tensors are missing, misshapen or left over
+├── UnsupportedWeightsError   a family's weights, but of a model that cannot be rebuilt here
+├── MismatchedWeightsError    the right kind of file, but tensors are missing, misshapen or left over
+└── WeightsConfigError        what was said beside the file (`--config`, flags) is wrong or contradicts the file
 """
 
 from __future__ import annotations
@@ -19,17 +21,26 @@ class WeightsError(Exception):
 
 
 class MissingWeightsError(WeightsError):
-    """There is no such file, or it cannot be read."""
+    """There is no such file, or it cannot be read or fetched."""
 
 
 class UnrecognisedWeightsError(WeightsError):
     """The file is not the weights of any family, or holds more than plain values and tensors."""
 
 
+class UnsupportedWeightsError(WeightsError):
+    """The file is of a known family, but its model has a part that cannot be rebuilt here."""
+
+
+class WeightsConfigError(WeightsError):
+    """The `--config` file or a flag is wrong, or says something else than the weights."""
+
+
 class MismatchedWeightsError(WeightsError):
     """Tensors are missing, have another shape than the model's, or belong to no part of it.
 
-    `missing` and `unexpected` hold names, `misshapen` holds (name, shape in the file, shape in the model).
+    `missing` and `unexpected` hold names, `misshapen` holds (name, shape in the file, shape that the model needs), all
+    in the names and the layout of the file.
     """
 
     def __init__(

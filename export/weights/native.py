@@ -6,76 +6,60 @@ file holds is training's own and is not looked at.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Iterable
+from dataclasses import replace
 
 from export.model.config import ModelConfig
-from export.model.mask_rcnn import MaskRCNN
-from export.weights.errors import MismatchedWeightsError, MissingWeightsError, UnrecognisedWeightsError
+from export.weights.class_names import read_class_names
+from export.weights.errors import UnrecognisedWeightsError, WeightsConfigError
+from export.weights.files import Tensors, WeightsFile
+from export.weights.mapping import Source, sources
+from export.weights.settings import Settings
 
 FORMAT_KEY = "maskline_checkpoint"
 FORMAT = 1
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The checkpoint's content, on the CPU; never runs code in it. Raises a `WeightsError`."""
-    if not path.is_file():
-        raise MissingWeightsError(f"There is no weights file {path}.")
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise MissingWeightsError(f"{path} cannot be read: {error.strerror}.") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on the pickle's age
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file can fail anywhere in torch's reader
-        message = f"{path} is not a checkpoint of plain tensors and values; it was not loaded."
-        raise UnrecognisedWeightsError(message) from error
-    if not isinstance(content, dict) or FORMAT_KEY not in content:
-        raise UnrecognisedWeightsError(f"{path} is not a Maskline checkpoint: it has no {FORMAT_KEY!r} entry.")
-    if content[FORMAT_KEY] != FORMAT:
+def read_config(file: WeightsFile, settings: Settings) -> ModelConfig:
+    """The configuration that the file holds, with what the flags change. Raises a `WeightsError`."""
+    given = settings.given
+    for flag, value in (("--config", given.config), ("--bn-eps", given.bn_eps)):
+        if value is not None:
+            raise WeightsConfigError(f"{flag} is for imported weights; {file.path} holds its own configuration.")
+    config = _stored(file)
+    detection, rule = config.detection, config.input
+    return replace(
+        config,
+        classes=read_class_names(given.classes, config.num_classes) if given.classes else config.classes,
+        detection=replace(
+            detection,
+            score_threshold=settings.take("score_threshold", detection.score_threshold, flag="score_threshold"),
+            max_detections=settings.take("max_detections", detection.max_detections, flag="max_detections"),
+        ),
+        input=replace(
+            rule,
+            min_size=settings.take("min_size", rule.min_size, flag="min_size"),
+            max_size=settings.take("max_size", rule.max_size, flag="max_size"),
+        ),
+    )
+
+
+def read_sources(file: WeightsFile, model_names: Iterable[str]) -> tuple[Tensors, dict[str, Source]]:
+    """The file's tensors, which have the model's own names."""
+    if not file.content.get("model"):
+        raise UnrecognisedWeightsError(f"{file.path} has no tensors: its 'model' entry is missing or empty.")
+    return file.tensors, sources(model_names, ())
+
+
+def _stored(file: WeightsFile) -> ModelConfig:
+    if file.content[FORMAT_KEY] != FORMAT:
         raise UnrecognisedWeightsError(
-            f"{path} is a Maskline checkpoint of format {content[FORMAT_KEY]!r}; this version reads format {FORMAT}."
+            f"{file.path} is a Maskline checkpoint of format {file.content[FORMAT_KEY]!r}; "
+            f"this version reads format {FORMAT}."
         )
-    return content
-
-
-def load(path: Path) -> MaskRCNN:
-    """The model of a checkpoint, in eval mode. Raises a `WeightsError`."""
-    content = read(path)
-    model = MaskRCNN(_config(path, content.get("config")))
-    tensors = content.get("model")
-    if not isinstance(tensors, Mapping):
-        raise UnrecognisedWeightsError(f"{path} has no tensors: its 'model' entry is missing or of another kind.")
-    fill(model, tensors, str(path))
-    return model.eval()
-
-
-def fill(model: MaskRCNN, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Puts `tensors` into `model`. Raises `MismatchedWeightsError` that names every tensor that does not fit."""
-    wanted = model.state_dict()
-    missing = [name for name in wanted if name not in tensors]
-    unexpected = [name for name in tensors if name not in wanted]
-    misshapen = [
-        (name, tuple(tensors[name].shape), tuple(tensor.shape))
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if missing or unexpected or misshapen:
-        raise MismatchedWeightsError(source, missing, misshapen, unexpected)
-    model.load_state_dict(dict(tensors))
-
-
-def _config(path: Path, values: Any) -> ModelConfig:
     try:
-        return ModelConfig.from_dict(values)
-    except (TypeError, AttributeError) as error:
+        return ModelConfig.from_dict(file.content["config"])
+    except (KeyError, TypeError, AttributeError) as error:
         raise UnrecognisedWeightsError(
-            f"{path} has a model configuration that this version cannot read: {error}."
+            f"{file.path} has a model configuration that this version cannot read: {error}."
         ) from error
