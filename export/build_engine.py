@@ -1,7 +1,9 @@
 """Builds a bundle for the server from weights.
 
     python export/build_engine.py --weights runs/nuclei/best.pt --output models/nuclei
-    python export/build_engine.py --weights runs/nuclei/best.pt --inspect
+    python export/build_engine.py --weights model_final.pkl --config config.yaml --output models/mine
+    python export/build_engine.py --weights torchvision:maskrcnn_resnet50_fpn --output models/coco
+    python export/build_engine.py --inspect FILE
 
 The bundle is a folder with model.onnx and model.json. It is compared with PyTorch, picture by picture, before it takes
 its place; a bundle that was there stays until then. Exit status: 0 done, 2 wrong usage or weights, 3 the bundle does
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from export.model.config import InputConfig
-    from export.model.mask_rcnn import MaskRCNN
     from export.verify import Report
     from export.weights import Given, Imported
 
@@ -50,7 +51,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="build_engine.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", required=True, metavar="SRC", help="a checkpoint that export/train.py wrote")
+    add(
+        "--weights",
+        metavar="SRC",
+        help="a checkpoint of export/train.py, torchvision's .pth, detectron2's .pkl or .pth, Matterport's .h5, or "
+        "torchvision:maskrcnn_resnet50_fpn, torchvision:maskrcnn_resnet50_fpn_v2 (fetched)",
+    )
     add("--output", type=Path, metavar="DIR", help="the bundle; its last part becomes the model's name")
     add("--model-version", default="1", metavar="V", help="default: %(default)s")
     add("--family", choices=("native", "torchvision", "detectron2", "matterport"), help="default: recognised")
@@ -62,12 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--canvas", type=_canvas, nargs="+", metavar="HxW", help="a list of canvases; default: each picture's own size")
     add("--min-size", type=_positive, metavar="N", help="shortest edge after the resize, pixels")
     add("--max-size", type=_positive, metavar="N", help="limit of the longest edge after the resize, pixels")
-    add("--config", type=Path, metavar="FILE", help="what an imported file does not tell")
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="what an imported file does not tell: detectron2's config.yaml, "
+        "Matterport's values or torchvision's arguments as JSON",
+    )
     add("--bn-eps", type=float, metavar="E", help="epsilon of an imported model's BatchNorm")
     add("--max-detections", type=_positive, metavar="N", help="most detections a picture; a query cannot pass it")
     add("--score-threshold", type=_fraction, metavar="T", help="least score; a query cannot go below it")
     add("--verify", type=Path, metavar="DIR", help="pictures to compare on: a folder, or COCO data")
-    add("--inspect", action="store_true", help="say what the weights are, and build nothing")
+    add("--inspect", nargs="?", const=True, metavar="FILE", help="say what the weights are, and build nothing")
     return parser
 
 
@@ -114,14 +126,21 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
-    from export.weights import load
+    from rich.console import Console
 
+    from export.weights import load, resolve
+
+    weights = arguments.weights or (arguments.inspect if isinstance(arguments.inspect, str) else None)
+    if weights is None:
+        raise UsageError("--weights is missing: name the file.")
     if arguments.output is None and not arguments.inspect:
         raise UsageError("--output is missing: name the folder for the bundle, or give --inspect.")
+    path = resolve(weights)  # before the status, which would overwrite a download's bar
     with console.status("Reading the weights"):
-        imported = load(arguments.weights, _given(arguments))
+        imported = load(path, _given(arguments))
     if arguments.inspect:
-        _inspect(imported.model, imported.file.path)
+        _inspect(imported)
+        _tell(imported, Console())
         return 0
     _check_sizes(imported.model.config.input, arguments.canvas)
     _tell(imported, console)
@@ -160,6 +179,8 @@ def _tell(imported: Imported, console: Console) -> None:
     for setting in imported.settings:
         table.add_row(setting.name, str(setting.value), setting.origin)
     console.print(table)
+    if imported.unused:
+        console.print(f"Not used of the configuration: {', '.join(imported.unused)}.", markup=False)
 
 
 def _build(imported: Imported, arguments: argparse.Namespace, console: Console) -> Report:
@@ -204,17 +225,25 @@ class _RejectedError(Exception):
         self.report = report
 
 
-def _inspect(model: MaskRCNN, path: Path) -> None:
+def _inspect(imported: Imported) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    config = model.config
-    table = Table(title=str(path), show_header=False)
+    config, file = imported.model.config, imported.file
+    backbone, heads = config.backbone, config.heads
+    table = Table(title=str(file.path), show_header=False, title_justify="left")
+    containers = {"torch": "torch archive", "pickle": "pickle of arrays", "hdf5": "HDF5 (Keras)"}
+    normed = "with BatchNorm" if config.fpn.norm else "with biases"
     rows = {
         "family": config.family,
-        "backbone": f"ResNet-{config.backbone.depth}, stages of {config.backbone.stage_widths}",
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "classes": ", ".join(config.classes[1:]),
+        "file": f"{containers[file.container]}, {len(file.tensors)} tensors",
+        "backbone": f"ResNet-{backbone.depth}, stages of {backbone.stage_widths}, BatchNorm eps {backbone.bn_eps:g}",
+        "pyramid": f"{config.fpn.channels} channels, {normed}",
+        "anchors a location": f"{len(config.rpn.cells[0])}",
+        "box head": f"{len(heads.box_conv_widths)} convolutions, {len(heads.box_fc_widths)} fully connected",
+        "mask head": f"{len(heads.mask_conv_widths)} convolutions",
+        "parameters": f"{sum(p.numel() for p in imported.model.parameters()):,}",
+        "classes": f"{config.num_classes - 1}: {', '.join(config.classes[1:])}",
         "picture": f"shortest edge {config.input.min_size}, longest at most {config.input.max_size}",
         "detections": f"at most {config.detection.max_detections}, scores above {config.detection.score_threshold}",
         "masks": f"{config.mask_size} x {config.mask_size}, pasted as {config.mask_paste} does",

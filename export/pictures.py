@@ -17,8 +17,8 @@ MOST = 20
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".mpo"}
 
-GENERATED_HW = ((240, 320), (330, 200), (61, 97), (400, 400))
-"""Sizes of the generated pictures, with odd and small ones among them."""
+GENERATED_HW = ((61, 203), (240, 320), (330, 200), (400, 400))
+"""Sizes of the generated pictures: odd ones, small ones, both orientations; the first is long, a small canvas."""
 
 
 class PicturesError(Exception):

@@ -2,12 +2,17 @@
 
     python export/train.py --data shapes --output runs/shapes
     python export/train.py --data coco:DIR --config export/training/recipes/nuclei.yaml --output runs/nuclei
+    python export/train.py --data coco:DIR --init mask_rcnn_coco.h5 --output runs/mine
     torchrun --nproc-per-node 2 export/train.py --data coco:DIR
 
 `coco:DIR` is DIR/annotations/instances_{train,val}.json with pictures in DIR/train and DIR/val. The output folder gets
 best.pt and last.pt (weights for export/build_engine.py), curves.png, predictions/, tensorboard/ and the losses and
 metrics as JSON lines. The same command with --resume goes on from last.pt. A SIGTERM or Ctrl-C finishes the step and
-saves. Exit status: 0 done or stopped by a signal, 1 a loss was not finite, 2 wrong usage or data.
+saves. Exit status: 0 done or stopped by a signal, 1 a loss was not finite, 2 wrong usage, data or weights.
+
+--init takes what build_engine.py --weights takes, of any family. The model keeps the layers and the rules of the
+weights (the section model of --config overrides rules: input.min_size, backbone.bn_eps, rpn.anchor_sizes) and gets new
+predictors for classes other than theirs.
 """
 
 from __future__ import annotations
@@ -45,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         "--data", action="append", required=True, metavar="coco:DIR|shapes", help="several: united by class name"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON with sections model and training")
-    parser.add_argument("--init", type=Path, metavar="WEIGHTS", help="start from these weights")
+    parser.add_argument(
+        "--init", metavar="WEIGHTS", help="a weights file of any family, or torchvision:maskrcnn_resnet50_fpn"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/train"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on from last.pt in the output folder")
     return parser
@@ -60,14 +67,17 @@ def _train(arguments: argparse.Namespace, rank: int, world_size: int) -> int:
     last = arguments.output / "last.pt"
     if last.exists() and not arguments.resume:
         raise TrainingError(f"{last} exists already: --resume goes on from it, another --output starts anew")
-    model_values, training_values = read_settings(arguments.config, arguments.data)
+    model_values, training_values = read_settings(arguments.config, arguments.data, arguments.init)
     config = training_config(training_values)
     train, val = open_data(arguments.data, config)
-    model = make_model(train.classes, model_values, config.seed, arguments.init).to(training_device())
+    start = make_model(train.classes, model_values, config.seed, arguments.init)
+    model = start.model.to(training_device())
     trainer = Trainer(model, train, val, config, arguments.output, rank=rank, world_size=world_size)
     if arguments.resume:
         trainer.resume()
     if rank == 0:
+        if start.told:
+            print(start.told)
         parameters = sum(p.numel() for p in model.parameters())
         print(
             f"{len(train)} training and {len(val)} validation pictures, {len(train.classes) - 1} classes; "

@@ -1,7 +1,7 @@
 """From an annotated picture to what the network sees in training: resize, crop, flip, turn, colour, mini masks.
 
-Every random choice comes from the generator passed in. Frames: *image* is the picture, *canvas* here is the view: the
-resized, cropped picture at the canvas's top left.
+Every random choice comes from the generator passed in. Frames: *image* is the picture, *view* is the resized, cropped
+picture, which a batch puts on a canvas.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def _choose_region(picture: Picture, rule: InputConfig, augment: AugmentConfig, 
     base = resized_size(height, width, serving_input(rule).resize)
     full = (max(1, round(base[0] * factor)), max(1, round(base[1] * factor)))
     scale = (full[0] / height, full[1] / width)
-    crop = (min(augment.crop or full[0], full[0]), min(augment.crop or full[1], full[1]))
+    # What a square canvas has no room for is cut off.
+    limit = augment.crop or rule.square or max(full)
+    crop = (min(limit, full[0]), min(limit, full[1]))
     near = rng.random() < augment.crop_near_object
     centre = _object_centre(picture, rng) if near and picture.rles else None
     top = _choose_start(full[0], crop[0], None if centre is None else centre[0] * scale[0], rng)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from export.model.config import InputConfig
+from export.serving import serving_input
 from export.training.augment import View, training_view
 from export.training.config import TrainingConfig
 from export.training.dataset import PictureSet
 from export.training.targets import ImageObjects
+from server.preprocess import Canvas, canvas_size, place
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Batch:
     """N views on canvases of one size, H x W."""
 
     images: Tensor
-    """[N, H, W, 3] uint8"""
+    """[N, H, W, 3], of the input rule's dtype"""
     windows: Tensor
     """[N, 4] x1, y1, x2, y2 of each view in its canvas"""
     objects: list[ImageObjects]
@@ -85,14 +87,14 @@ def batch_positions(config: TrainingConfig, first_step: int, rank: int, world_si
 
 
 def load_batches(
-    views: TrainingViews, config: TrainingConfig, divisor: int, first_step: int, rank: int, world_size: int
+    views: TrainingViews, config: TrainingConfig, first_step: int, rank: int, world_size: int
 ) -> Generator[Batch]:
     """This process's batches, one a part of a step. Close it, or its worker processes outlive it."""
     positions = list(batch_positions(config, first_step, rank, world_size))
     loader: DataLoader[_Example] = DataLoader(
         views,
         batch_sampler=positions,
-        collate_fn=_Collate(divisor, config.targets.mini_mask_size),
+        collate_fn=_Collate(views.rule, config),
         num_workers=config.workers,
         worker_init_fn=_quiet_worker,
         pin_memory=torch.cuda.is_available(),
@@ -109,33 +111,38 @@ def target_generator(seed: int, position: int) -> torch.Generator:
 class _Collate:
     """Makes a `Batch`; a class, so that worker processes can be sent it."""
 
-    def __init__(self, divisor: int, mini_mask_size: int | None) -> None:
-        self.divisor, self.mini_mask_size = divisor, mini_mask_size
+    def __init__(self, rule: InputConfig, config: TrainingConfig) -> None:
+        # A crop is smaller than the square that whole pictures need; its canvas need not be larger.
+        self.rule = rule if config.augment.crop is None else replace(rule, square=None)
+        self.mini_mask_size = config.targets.mini_mask_size
 
     def __call__(self, examples: list[_Example]) -> Batch:
-        sizes = np.array([e.view.image.shape[:2] for e in examples])
-        height, width = (int(-(-side // self.divisor) * self.divisor) for side in sizes.max(0))
-        images = torch.zeros(len(examples), height, width, 3, dtype=torch.uint8)
-        for canvas, example in zip(images, examples, strict=True):
-            h, w = example.view.image.shape[:2]
-            canvas[:h, :w] = torch.from_numpy(example.view.image)
+        canvases = self._place([e.view for e in examples])
         return Batch(
-            images=images,
-            windows=torch.tensor([[0, 0, w, h] for h, w in sizes], dtype=torch.float32),
-            objects=[self._objects(e.view) for e in examples],
+            images=torch.stack([torch.from_numpy(c.image) for c in canvases]),
+            windows=torch.tensor([c.window_xyxy for c in canvases], dtype=torch.float32),
+            objects=[self._objects(e.view, c) for e, c in zip(examples, canvases, strict=True)],
             active=torch.stack([e.active for e in examples]),
             positions=[e.position for e in examples],
             names=[e.name for e in examples],
         )
 
-    def _objects(self, view: View) -> ImageObjects:
+    def _place(self, views: list[View]) -> list[Canvas]:
+        """Each view where the service would put it, on canvases that hold the highest and the widest."""
+        sizes = [view.image.shape[:2] for view in views]
+        largest = max(h for h, _ in sizes), max(w for _, w in sizes)
+        shared = serving_input(self.rule, [canvas_size(largest, serving_input(self.rule))])
+        return [place(view.image, size, shared) for view, size in zip(views, sizes, strict=True)]
+
+    def _objects(self, view: View, canvas: Canvas) -> ImageObjects:
+        window = torch.tensor(canvas.window_xyxy, dtype=torch.float32)
+        shift = window[:2].repeat(2)
         boxes, masks = torch.from_numpy(view.boxes), torch.from_numpy(view.masks)
-        height, width = view.image.shape[:2]
-        frames = torch.tensor([0.0, 0.0, width, height]).expand(len(boxes), 4)
+        frames = window.expand(len(boxes), 4)
         if self.mini_mask_size is not None:
-            masks, frames = mini_masks(masks, boxes, self.mini_mask_size), boxes
-        crowd_boxes = torch.from_numpy(view.crowd_boxes)
-        return ImageObjects(boxes, torch.from_numpy(view.class_ids), masks, frames, crowd_boxes)
+            masks, frames = mini_masks(masks, boxes, self.mini_mask_size), boxes + shift
+        crowd_boxes = torch.from_numpy(view.crowd_boxes) + shift
+        return ImageObjects(boxes + shift, torch.from_numpy(view.class_ids), masks, frames, crowd_boxes)
 
 
 def mini_masks(masks: Tensor, boxes: Tensor, size: int) -> Tensor:

@@ -1,9 +1,9 @@
 """What a training run sets, and how a `--config` file (YAML or JSON) says it.
 
 The file has two sections, both optional and both overlays on defaults: `model:` with the fields of `ModelConfig`
-(nested as there; `rpn` also takes `anchor_sizes` and `anchor_ratios` in place of the table `cells`; `classes` come
-from the data) and `training:` with the fields of `TrainingConfig`. An unknown key or a value of the wrong type is a
-`ConfigError` that names it.
+(nested as there; `rpn` also takes `anchor_sizes` and `anchor_ratios`, height / width, in place of the table `cells`;
+`classes` come from the data) and `training:` with the fields of `TrainingConfig`. An unknown key or a value of the
+wrong type is a `ConfigError` that names it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from export.model.config import ModelConfig, anchor_cells
+from export.model.config import LEVEL_COUNT, Cell, ModelConfig, anchor_cells
 
 T = TypeVar("T")
+
+WIDE_FIRST, TALL_FIRST = (0.5, 1.0, 2.0), (2.0, 1.0, 0.5)
+"""Anchor ratios, height / width, in the orders of the families."""
 
 Layers = Literal["heads", "5+", "4+", "3+", "all"]
 
@@ -76,7 +79,8 @@ class TargetConfig:
     rpn_positive_fraction: float = 0.5
     crowd_iou: float = 0.001
     """Anchors and RoIs that overlap a crowd by this much are never negative."""
-    pre_nms_topk: int = 2000
+    pre_nms_topk: int | None = None
+    """None: 2000 a level, or as many as the model itself takes where it ranks all levels together."""
     post_nms_topk: int = 2000
     roi_positive_iou: float = 0.5
     rois_per_image: int = 200
@@ -185,19 +189,28 @@ def model_config(base: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
         raise ConfigError("model.classes: classes come from the data; leave them out")
     values = dict(values)
     if isinstance(values.get("rpn"), Mapping):
-        values["rpn"] = _with_cells(dict(values["rpn"]))
+        values["rpn"] = _with_cells(dict(values["rpn"]), base.rpn.cells)
     return _overlay(base, values, "model")
 
 
-def _with_cells(rpn: dict[str, Any]) -> dict[str, Any]:
-    sizes, ratios = rpn.pop("anchor_sizes", None), rpn.pop("anchor_ratios", [0.5, 1.0, 2.0])
+def _with_cells(rpn: dict[str, Any], base: tuple[tuple[Cell, ...], ...]) -> dict[str, Any]:
+    """The table `cells` for `anchor_sizes`, rounded where `base` is, and in its order of tall and wide cells."""
+    first, last = base[0][0], base[0][-1]
+    tall_first = first[3] - first[1] > last[3] - last[1]
+    sizes, ratios = rpn.pop("anchor_sizes", None), rpn.pop("anchor_ratios", TALL_FIRST if tall_first else WIDE_FIRST)
     if sizes is None:
         return rpn
+    rounded = all(float(corner).is_integer() for level in base for cell in level for corner in cell)
     try:
         levels = tuple(tuple(float(s) for s in (level if isinstance(level, list) else [level])) for level in sizes)
-        return {**rpn, "cells": anchor_cells(levels, tuple(float(r) for r in ratios))}
-    except (TypeError, ValueError) as error:
+        cells = anchor_cells(levels, tuple(float(r) for r in ratios), rounded=rounded)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"model.rpn.anchor_sizes: expected a list of numbers a level, got {sizes!r}") from error
+    if len(cells) != LEVEL_COUNT or len({len(level) for level in cells}) != 1:
+        raise ConfigError(
+            f"model.rpn.anchor_sizes: expected {LEVEL_COUNT} levels with as many sizes each, got {sizes!r}"
+        )
+    return {**rpn, "cells": cells}
 
 
 def _overlay(base: T, values: Mapping[str, Any], where: str) -> T:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from export.model.mask_rcnn import MaskRCNN
-from export.training.config import Layers, OptimizerConfig, Regime
+from export.training.config import Layers, OptimizerConfig, Regime, TrainingError
 
 _FROZEN: dict[Layers, tuple[str, ...]] = {
     "heads": ("backbone.",),
@@ -40,6 +40,15 @@ def set_norm_mode(model: MaskRCNN, train_bn: bool) -> None:
         for module in model.modules():
             if isinstance(module, _NORMS):
                 module.eval()
+
+
+def check_norms(model: MaskRCNN, train_bn: bool) -> None:
+    """Raises `TrainingError` where `train_bn` asks for what BatchNorm without an epsilon cannot do."""
+    if train_bn and not all(m.eps for m in model.modules() if isinstance(m, _NORMS)):
+        raise TrainingError(
+            "training.train_bn: these weights have BatchNorm with epsilon 0, which cannot learn from a batch; "
+            "leave train_bn false, or set model.backbone.bn_eps to 1e-5"
+        )
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from export.model.config import ModelConfig
 from export.model.mask_rcnn import MaskRCNN
@@ -22,11 +21,21 @@ SHAPES_RECIPE = Path(__file__).parent / "recipes" / "shapes.yaml"
 
 SHAPES_PICTURES = {"train": 2000, "val": 100}
 
+CLASS_PREDICTORS = ("box_head.class_logits.", "box_head.deltas.", "mask_head.logits.")
+RPN_PREDICTORS = ("rpn_head.logits.", "rpn_head.deltas.")
+"""Name prefixes of the layers that a change of classes, or of anchors, makes anew."""
 
-def read_settings(config_file: Path | None, data: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections `model` and `training` of the configuration; empty ones when there is none."""
+
+def read_settings(
+    config_file: Path | None, data: Sequence[str], init: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections `model` and `training` of the configuration; empty ones when there is none.
+
+    Without one, the generated shapes have their own; its model is not for `init`, whose weights bring theirs.
+    """
     if config_file is None and list(data) == ["shapes"]:
-        config_file = SHAPES_RECIPE
+        model_values, training_values = read_config_file(SHAPES_RECIPE)
+        return ({} if init else model_values), training_values
     return read_config_file(config_file) if config_file else ({}, {})
 
 
@@ -53,30 +62,53 @@ def _open_split(spec: str, use: str, config: TrainingConfig) -> PictureSet:
     raise ConfigError(f"--data {spec}: expected coco:DIR or shapes")
 
 
-def make_model(classes: tuple[str, ...], values: Mapping[str, Any], seed: int, init: Path | None) -> MaskRCNN:
-    """A new model, or one that starts from the weights in `init`, for these classes.
+@dataclass(frozen=True)
+class Start:
+    """The model that a run begins with."""
 
-    With `init` the architecture is that of the weights, overlaid with `values`; predictors are made anew when the
-    classes differ. Raises `ConfigError`, and `WeightsError` for weights that cannot be read.
+    model: MaskRCNN
+    told: str | None
+    """A sentence on the weights it starts from; None for random ones."""
+
+
+def make_model(classes: tuple[str, ...], values: Mapping[str, Any], seed: int, init: str | None) -> Start:
+    """A new model, or one that starts from the weights `init` of any family, for these classes.
+
+    With `init` the architecture and the rules are those of the weights, overlaid with `values`. Predictors whose output
+    means something else now are made anew: those of classes unless the class lists are equal, those of the RPN when
+    there are more or fewer anchors a location. Raises `TrainingError`, and `WeightsError` for weights that cannot be
+    used.
     """
     torch.manual_seed(seed)
     if init is None:
-        return MaskRCNN(model_config(ModelConfig(classes=classes), values))
+        return Start(MaskRCNN(model_config(ModelConfig(classes=classes), values)), None)
     from export.weights import load
 
     source = load(init).model
-    config = dataclasses.replace(model_config(source.config, values), classes=classes)
+    # What training makes is its own: the family's rules stay, its defaults for serving do not.
+    config = model_config(replace(source.config, classes=classes, family="native"), values)
     model = MaskRCNN(config)
-    _copy_weights(source, model, init)
-    return model
+    anew = _made_anew(source, model, init)
+    kept = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(tuple(anew))}
+    model.load_state_dict(kept, strict=False)
+    return Start(model, _told(source.config, init, anew))
 
 
-def _copy_weights(source: nn.Module, model: MaskRCNN, path: Path) -> None:
-    """All tensors of `source` whose shape fits; only those that count classes may not."""
-    wanted, found = model.state_dict(), source.state_dict()
-    misfits = [n for n, t in wanted.items() if n not in found or found[n].shape != t.shape]
-    per_class = ("box_head.class_logits.", "box_head.deltas.", "mask_head.logits.")
-    foreign = [n for n in misfits if not n.startswith(per_class)]
+def _made_anew(source: MaskRCNN, model: MaskRCNN, init: str) -> list[str]:
+    """The predictors that do not start from the source's. Raises `TrainingError` where other tensors do not fit."""
+    found, wanted = ({name: tensor.shape for name, tensor in m.state_dict().items()} for m in (source, model))
+    misfits = [n for n in {**found, **wanted} if found.get(n) != wanted.get(n)]
+    anew = list(CLASS_PREDICTORS) if source.config.classes != model.config.classes else []
+    if any(name.startswith(RPN_PREDICTORS) for name in misfits):
+        anew += RPN_PREDICTORS
+    foreign = [name for name in misfits if not name.startswith(tuple(anew))]
     if foreign:
-        raise TrainingError(f"{path}: the model's configuration asks for other shapes: {', '.join(foreign)}")
-    model.load_state_dict({n: t for n, t in found.items() if n not in misfits and n in wanted}, strict=False)
+        shown = ", ".join(foreign[:4]) + (f" and {len(foreign) - 4} more" if len(foreign) > 4 else "")
+        raise TrainingError(f"the section model of --config asks for other layers than {init} has: {shown}")
+    return anew
+
+
+def _told(config: ModelConfig, init: str, anew: Sequence[str]) -> str:
+    what = f"{config.family}, ResNet-{config.backbone.depth}, {config.num_classes - 1} classes"
+    rest = f"made anew: {', '.join(name.rstrip('.') for name in anew)}" if anew else "all tensors kept"
+    return f"starting from {init}: {what}; {rest}"

@@ -27,6 +27,9 @@ from export.training.targets import ImageObjects, RoiTargets, anchor_targets, ma
 
 LOSS_NAMES = ("rpn_class", "rpn_box", "box_class", "box_delta", "mask")
 
+PRE_NMS_TOPK = 2000
+"""Anchors a level that may become proposals (torchvision, detectron2)."""
+
 
 def loss_terms(model: MaskRCNN, batch: Batch, config: TrainingConfig) -> dict[str, LossTerm]:
     """The five losses, by `LOSS_NAMES`, of this process's batch."""
@@ -39,7 +42,7 @@ def loss_terms(model: MaskRCNN, batch: Batch, config: TrainingConfig) -> dict[st
         # Proposals made of NaN cannot be pooled; these terms are enough to stop the run.
         return terms | {name: _nothing(anchors) for name in LOSS_NAMES if name not in terms}
     canvas_hw = (batch.images.shape[1], batch.images.shape[2])
-    limits = config.targets.post_nms_topk, config.targets.pre_nms_topk
+    limits = config.targets.post_nms_topk, _pre_nms_topk(model, config)
     proposals = model.propose(rpn_output, anchors, batch.windows, canvas_hw, *limits)
     std = model.config.heads.box_std
     rois = [
@@ -71,6 +74,12 @@ def _in_model_frame(objects: ImageObjects, model: MaskRCNN) -> ImageObjects:
         mask_frames=objects.mask_frames - inner,
         crowd_boxes=objects.crowd_boxes - inner,
     )
+
+
+def _pre_nms_topk(model: MaskRCNN, config: TrainingConfig) -> int:
+    rpn = model.config.rpn
+    default = PRE_NMS_TOPK if rpn.selection == "per_level" else rpn.pre_nms_topk
+    return config.targets.pre_nms_topk or default
 
 
 def _rpn_terms(

@@ -30,6 +30,7 @@ from export.training.evaluation import evaluate
 from export.training.report import Report
 from export.training.schedule import (
     WeightAverage,
+    check_norms,
     learning_rate,
     make_optimizer,
     regime_at,
@@ -65,6 +66,7 @@ class Trainer:
                 f"batch_size / accumulate = {config.batch_size // config.accumulate} pictures "
                 f"cannot be shared evenly by {world_size} processes"
             )
+        check_norms(model, config.train_bn)
         self.model, self.train, self.val, self.config, self.output = model, train, val, config, output
         self.rank, self.world_size = rank, world_size
         self.device = next(model.parameters()).device
@@ -111,8 +113,7 @@ class Trainer:
 
     def _loop(self, report: Report | None) -> bool:
         views = TrainingViews(self.train, self.model.config.input, self.config)
-        divisor = self.model.config.input.size_divisor
-        with closing(load_batches(views, self.config, divisor, self.step, self.rank, self.world_size)) as batches:
+        with closing(load_batches(views, self.config, self.step, self.rank, self.world_size)) as batches:
             return self._loop_over(batches, report)
 
     def _loop_over(self, batches: Iterator[Batch], report: Report | None) -> bool:

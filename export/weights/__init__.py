@@ -11,13 +11,15 @@ the family's module gives the `ModelConfig` and, for each tensor of the model, i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol
 
+from export.model.config import ModelConfig
 from export.model.mask_rcnn import MaskRCNN
 from export.weights import detectron2, matterport, native, torchvision
-from export.weights.download import PUBLISHED, fetch
+from export.weights.download import resolve
 from export.weights.errors import (
     MismatchedWeightsError,
     MissingWeightsError,
@@ -26,8 +28,8 @@ from export.weights.errors import (
     WeightsConfigError,
     WeightsError,
 )
-from export.weights.files import WeightsFile, read
-from export.weights.mapping import fill
+from export.weights.files import Tensors, WeightsFile, read
+from export.weights.mapping import Source, fill
 from export.weights.recognise import recognise
 from export.weights.settings import Family, Given, Setting, Settings, read_config_file
 
@@ -43,15 +45,26 @@ __all__ = [
     "WeightsConfigError",
     "WeightsError",
     "load",
+    "resolve",
 ]
 
-_FAMILIES: dict[Family, ModuleType] = {
+
+class _Importer(Protocol):
+    """A family's module."""
+
+    def read_config(self, file: WeightsFile, settings: Settings) -> ModelConfig: ...
+
+    def read_sources(
+        self, file: WeightsFile, model_names: Iterable[str], settings: Settings
+    ) -> tuple[Tensors, dict[str, Source]]: ...
+
+
+_IMPORTERS: dict[Family, _Importer] = {
     "native": native,
     "torchvision": torchvision,
     "detectron2": detectron2,
     "matterport": matterport,
 }
-"""Each has `read_config(file, settings)` and `read_sources(file, model_names)`."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +83,11 @@ class Imported:
 def load(source: str | Path, given: Given | None = None) -> Imported:
     """The model in a weights file, or in published weights by name. Raises a `WeightsError`."""
     given = given or Given()
-    file = read(fetch(str(source)) if str(source) in PUBLISHED else Path(source))
+    file = read(resolve(source))
     family = recognise(file, given.family)
     settings = Settings(given, read_config_file(given.config) if given.config else {})
-    config = _FAMILIES[family].read_config(file, settings)
+    config = _IMPORTERS[family].read_config(file, settings)
     model = MaskRCNN(config)
-    tensors, sources = _FAMILIES[family].read_sources(file, list(model.state_dict()))
+    tensors, sources = _IMPORTERS[family].read_sources(file, list(model.state_dict()), settings)
     fill(model, tensors, sources)
     return Imported(model.eval(), file, tuple(settings.taken), settings.unused())

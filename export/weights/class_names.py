@@ -124,11 +124,11 @@ def class_names(num_classes: int, settings: Settings, *published: Sequence[str])
 def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
     """The background, then the names in a text file, one a line. Raises `WeightsConfigError` where they do not fit."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsConfigError(f"{path} cannot be read as text with one class name a line.") from error
     if len(names) != num_classes - 1:
-        raise WeightsConfigError(f"{path} has {len(names)} names, but the model has {num_classes - 1} classes.")
+        raise WeightsConfigError(f"The names in {path} are {len(names)}, but the model has {num_classes - 1} classes.")
     if len(set(names)) < len(names):
         raise WeightsConfigError(f"{path} names a class twice.")
     return BACKGROUND, *names

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
+
 from export.model.config import ModelConfig
+from export.model.mask_rcnn import MaskRCNN
 from export.weights.class_names import read_class_names
 from export.weights.errors import UnrecognisedWeightsError, WeightsConfigError
 from export.weights.files import Tensors, WeightsFile
@@ -44,7 +47,9 @@ def read_config(file: WeightsFile, settings: Settings) -> ModelConfig:
     )
 
 
-def read_sources(file: WeightsFile, model_names: Iterable[str]) -> tuple[Tensors, dict[str, Source]]:
+def read_sources(
+    file: WeightsFile, model_names: Iterable[str], settings: Settings
+) -> tuple[Tensors, dict[str, Source]]:
     """The file's tensors, which have the model's own names."""
     if not file.content.get("model"):
         raise UnrecognisedWeightsError(f"{file.path} has no tensors: its 'model' entry is missing or empty.")
@@ -52,14 +57,17 @@ def read_sources(file: WeightsFile, model_names: Iterable[str]) -> tuple[Tensors
 
 
 def _stored(file: WeightsFile) -> ModelConfig:
-    if file.content[FORMAT_KEY] != FORMAT:
+    found = file.content[FORMAT_KEY]
+    if not isinstance(found, int) or found != FORMAT:
         raise UnrecognisedWeightsError(
-            f"{file.path} is a Maskline checkpoint of format {file.content[FORMAT_KEY]!r}; "
-            f"this version reads format {FORMAT}."
+            f"{file.path} is a Maskline checkpoint of format {found!r}; this version reads format {FORMAT}."
         )
     try:
-        return ModelConfig.from_dict(file.content["config"])
-    except (KeyError, TypeError, AttributeError) as error:
+        config = ModelConfig.from_dict(file.content["config"])
+        with torch.device("meta"):
+            MaskRCNN(config)  # shows that there is such a model, and takes no memory
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UnrecognisedWeightsError(
             f"{file.path} has a model configuration that this version cannot read: {error}."
         ) from error
+    return config

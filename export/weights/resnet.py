@@ -34,6 +34,8 @@ def read_resnet(conv: Callable[[int, int, int], Shape | None]) -> ResNetShape:
     blocks = tuple(_blocks(conv, stage) for stage in range(2, 6))
     bottleneck = conv(2, 0, 3) is not None
     depth = _DEPTHS.get((blocks, bottleneck))
+    if not any(blocks):
+        raise UnsupportedWeightsError("The body is not a ResNet; ResNet-18, 34, 50 and 101 can be rebuilt here.")
     if depth is None:
         kind = "bottleneck" if bottleneck else "basic"
         raise UnsupportedWeightsError(
@@ -41,8 +43,8 @@ def read_resnet(conv: Callable[[int, int, int], Shape | None]) -> ResNetShape:
             "ResNet-18, 34, 50 and 101 can be rebuilt here."
         )
     widths = tuple(cast(Shape, conv(stage, 0, 1))[0] for stage in range(2, 6))
-    middle, last = cast(Shape, conv(2, 0, 2)), conv(2, 0, 3)
-    if middle[1] != widths[0]:
+    middle, last = conv(2, 0, 2), conv(2, 0, 3)
+    if middle is not None and middle[1] != widths[0]:
         raise UnsupportedWeightsError("The body has grouped convolutions (ResNeXt), which cannot be rebuilt here.")
     if last is not None and last[0] != 4 * widths[0]:
         raise UnsupportedWeightsError("The body is a wide ResNet, which cannot be rebuilt here.")

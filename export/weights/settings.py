@@ -80,6 +80,10 @@ class Settings:
         if value is not None and _plain(value) != _plain(found):
             raise WeightsConfigError(f"{self._config_name} says {name} {value!r}, but the weights have {found!r}.")
 
+    def ignore(self, *names: str) -> None:
+        """Marks names of the configuration, with all below them, as known: they concern training alone."""
+        self.asked.update(names)
+
     def unused(self) -> tuple[str, ...]:
         """Names of the configuration that nothing asked for."""
         return tuple(name for name in _leaves(self.values) if not any(_within(name, a) for a in self.asked))

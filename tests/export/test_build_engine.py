@@ -155,11 +155,11 @@ def test_nothing_is_left_of_a_refused_bundle(tmp_path: Path, checkpoint: Path) -
         pytest.param("--precision fp16", "--precision fp16 is not available in this version.", id="fp16"),
         pytest.param("--precision int8", "--precision int8 is not available in this version.", id="int8"),
         pytest.param("--engine tensorrt", "--engine tensorrt is not available in this version.", id="tensorrt"),
-        pytest.param("--family detectron2", "Importing detectron2 weights is not available", id="family"),
+        pytest.param("--family detectron2", "is a Maskline checkpoint", id="family"),
         pytest.param("--calibration x", "--calibration is not available in this version.", id="calibration"),
         pytest.param("--max-batch 8", "--max-batch is not available in this version.", id="max batch"),
-        pytest.param("--config x.yaml", "--config is not available in this version.", id="config"),
-        pytest.param("--bn-eps 0", "--bn-eps is not available in this version.", id="bn eps"),
+        pytest.param("--config x.yaml", "x.yaml cannot be read as a configuration", id="config"),
+        pytest.param("--bn-eps 0", "--bn-eps is for imported weights", id="bn eps"),
         pytest.param("--min-size 400", "shortest edge, 400, is above the limit of the longest, 160", id="sizes"),
         pytest.param("--canvas 100x96", "Canvas 100x96 is not a multiple of 32 on both sides.", id="canvas"),
         pytest.param("--classes absent.txt", "absent.txt cannot be read", id="no class file"),
@@ -193,7 +193,7 @@ def test_wrong_values_are_wrong_usage(tmp_path: Path, checkpoint: Path, options:
 
 @pytest.mark.parametrize(
     ("names", "sentence"),
-    [("one", "has 1 names, but the model has 2 classes"), ("one\none", "names a class twice")],
+    [("one", "are 1, but the model has 2 classes"), ("one\none", "names a class twice")],
 )
 def test_class_files_that_do_not_fit(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], names: str, sentence: str
@@ -207,9 +207,7 @@ def test_class_files_that_do_not_fit(
     ("source", "sentence"),
     [
         ("absent.pt", "There is no weights file absent.pt."),
-        ("mask_rcnn_coco.h5", "Importing Matterport weights is not available in this version."),
-        ("model_final.pkl", "Importing detectron2 weights is not available in this version."),
-        ("torchvision:maskrcnn_resnet50_fpn", "Importing torchvision weights is not available in this version."),
+        ("torchvision:resnet50", "torchvision:maskrcnn_resnet50_fpn_v2"),
     ],
 )
 def test_weights_that_it_cannot_take(
@@ -247,11 +245,33 @@ def test_without_an_output(checkpoint: Path, capsys: pytest.CaptureFixture[str])
     assert "--output is missing" in " ".join(capsys.readouterr().err.split())
 
 
-def test_inspect_says_what_the_weights_are(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--weights", str(checkpoint), "--inspect"]) == 0
+@pytest.mark.parametrize("words", [["--inspect", "{}"], ["--weights", "{}", "--inspect"]])
+def test_inspect_says_what_the_weights_are(
+    checkpoint: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.format(checkpoint) for word in words]) == 0
     said = capsys.readouterr().out
-    for fact in ("native", "ResNet-18", "circle, square", "shortest edge 96", "at most 20", "28 x 28"):
+    for fact in (
+        "native",
+        "torch archive",
+        "ResNet-18",
+        "2: circle, square",
+        "shortest edge 96",
+        "at most 20",
+        "28 x 28",
+    ):
         assert fact in said
+
+
+def test_inspect_says_what_a_strange_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"fc.weight": torch.zeros(10, 4), "layer1.0.conv1.weight": torch.zeros(4, 4, 1, 1)}, tmp_path / "r.pth")
+    assert main(["--inspect", str(tmp_path / "r.pth")]) == 2
+    assert "classification" in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--output", str(tmp_path / "out")]) == 2
+    assert "--weights is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["export.build_engine", "export.evaluate"])

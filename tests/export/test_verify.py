@@ -118,6 +118,24 @@ def test_one_in_two_hundred_may_disagree() -> None:
     assert not report.accepted
 
 
+@pytest.mark.parametrize(
+    ("unsteady", "disagreeing", "accepted"),
+    [
+        pytest.param(0.02, 16, True, id="twice what PyTorch changes itself"),
+        pytest.param(0.02, 17, False, id="more than that"),
+        pytest.param(0.9, 100, True, id="a quarter"),
+        pytest.param(0.9, 101, False, id="never more than a quarter"),
+        pytest.param(0.0, 3, False, id="a steady model"),
+    ],
+)
+def test_an_unsteady_model_may_disagree_as_it_does_with_itself(
+    unsteady: float, disagreeing: int, accepted: bool
+) -> None:
+    report = Report(detections=400, disagreeing=disagreeing, disagreements=["in a picture, ..."])
+    report.unsteady_detections = report.unsteady_mask_pixels = unsteady
+    assert report.accepted == accepted
+
+
 def test_a_picture_without_detections_counts() -> None:
     report = compared([], [])
     assert (report.pictures_without_detections, report.detections) == (1, 0)

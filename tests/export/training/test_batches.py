@@ -16,7 +16,7 @@ def views(config: TrainingConfig, count: int = 5) -> TrainingViews:
 
 
 def batches(config: TrainingConfig, first_step: int = 0, rank: int = 0, world_size: int = 1) -> list[Batch]:
-    return list(load_batches(views(config), config, 32, first_step, rank, world_size))
+    return list(load_batches(views(config), config, first_step, rank, world_size))
 
 
 def test_an_epoch_holds_every_picture_once_and_the_next_is_in_another_order() -> None:

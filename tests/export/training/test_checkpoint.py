@@ -37,7 +37,7 @@ def test_export_reads_what_training_writes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = MaskRCNN(small_model_config())
     write_atomically(native_checkpoint(model), tmp_path / "best.pt")
-    found = load(tmp_path / "best.pt")
+    found = load(tmp_path / "best.pt").model
     assert found.config == model.config
     assert all(torch.equal(found.state_dict()[n], t) for n, t in model.state_dict().items())
 

@@ -29,8 +29,8 @@ def test_values_overlay_the_defaults() -> None:
 
 def test_anchor_sizes_stand_for_the_table_of_cells() -> None:
     base = ModelConfig(classes=("background", "thing"))
-    found = model_config(base, {"rpn": {"anchor_sizes": [8, 16, [24, 32], 64, 128], "anchor_ratios": [1]}})
-    assert found.rpn.cells == anchor_cells(((8,), (16,), (24, 32), (64,), (128,)), (1.0,))
+    found = model_config(base, {"rpn": {"anchor_sizes": [8, 16, [32], 64, 128], "anchor_ratios": [1]}})
+    assert found.rpn.cells == anchor_cells(((8,), (16,), (32,), (64,), (128,)), (1.0,))
     assert found.classes == base.classes
 
 
@@ -60,6 +60,8 @@ def test_what_is_wrong_with_training_is_named(values: dict[str, Any], complaint:
         pytest.param({"backbone": {"depth": 19}}, "model.backbone.depth", id="not a choice"),
         pytest.param({"classes": ["a"]}, "classes come from the data", id="classes"),
         pytest.param({"rpn": {"anchor_sizes": "big"}}, "anchor_sizes", id="anchors"),
+        pytest.param({"rpn": {"anchor_sizes": [8, 16, 32]}}, "expected 5 levels", id="too few levels"),
+        pytest.param({"rpn": {"anchor_sizes": [8, 16, [24, 32], 64, 128]}}, "as many sizes", id="uneven anchors"),
     ],
 )
 def test_what_is_wrong_with_the_model_is_named(values: dict[str, Any], complaint: str) -> None:
