@@ -171,16 +171,18 @@ def _check_sizes(rule: InputConfig, canvases: Sequence[tuple[int, int]] | None) 
 
 def _tell(imported: Imported, console: Console) -> None:
     """What the weights do not hold, and where it was taken from."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     if imported.model.config.family == "native":
         return
-    table = Table("What the weights do not tell", "value", "from", title_justify="left")
+    table = Table(*(Column(title, overflow="fold") for title in ("What the weights do not tell", "value", "from")))
     for setting in imported.settings:
         table.add_row(setting.name, str(setting.value), setting.origin)
     console.print(table)
     if imported.unused:
         console.print(f"Not used of the configuration: {', '.join(imported.unused)}.", markup=False)
+    for remark in imported.remarks:
+        console.print(remark, markup=False, highlight=False)
 
 
 def _build(imported: Imported, arguments: argparse.Namespace, console: Console) -> Report:
@@ -200,7 +202,7 @@ def _build(imported: Imported, arguments: argparse.Namespace, console: Console) 
                 model.config,
                 name=output.name,
                 model_version=arguments.model_version,
-                weights=imported.file.path,
+                weights=imported.path,
                 files=files,
                 canvases=arguments.canvas or "exact",
             )
@@ -229,14 +231,14 @@ def _inspect(imported: Imported) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    config, file = imported.model.config, imported.file
+    config = imported.model.config
     backbone, heads = config.backbone, config.heads
-    table = Table(title=str(file.path), show_header=False, title_justify="left")
+    table = Table(title=str(imported.path), show_header=False, title_justify="left")
     containers = {"torch": "torch archive", "pickle": "pickle of arrays", "hdf5": "HDF5 (Keras)"}
     normed = "with BatchNorm" if config.fpn.norm else "with biases"
     rows = {
         "family": config.family,
-        "file": f"{containers[file.container]}, {len(file.tensors)} tensors",
+        "file": f"{containers[imported.container]}, {imported.tensors} tensors",
         "backbone": f"ResNet-{backbone.depth}, stages of {backbone.stage_widths}, BatchNorm eps {backbone.bn_eps:g}",
         "pyramid": f"{config.fpn.channels} channels, {normed}",
         "anchors a location": f"{len(config.rpn.cells[0])}",

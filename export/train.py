@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--init", metavar="WEIGHTS", help="a weights file of any family, or torchvision:maskrcnn_resnet50_fpn"
     )
+    parser.add_argument(
+        "--init-config", type=Path, metavar="FILE", help="what --init does not tell, such as detectron2's config.yaml"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/train"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on from last.pt in the output folder")
     return parser
@@ -70,7 +73,7 @@ def _train(arguments: argparse.Namespace, rank: int, world_size: int) -> int:
     model_values, training_values = read_settings(arguments.config, arguments.data, arguments.init)
     config = training_config(training_values)
     train, val = open_data(arguments.data, config)
-    start = make_model(train.classes, model_values, config.seed, arguments.init)
+    start = make_model(train.classes, model_values, config.seed, arguments.init, arguments.init_config)
     model = start.model.to(training_device())
     trainer = Trainer(model, train, val, config, arguments.output, rank=rank, world_size=world_size)
     if arguments.resume:

@@ -190,7 +190,14 @@ def model_config(base: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
     values = dict(values)
     if isinstance(values.get("rpn"), Mapping):
         values["rpn"] = _with_cells(dict(values["rpn"]), base.rpn.cells)
-    return _overlay(base, values, "model")
+    made = _overlay(base, values, "model")
+    rule = made.input
+    if rule.square is not None and (rule.square < rule.max_size or rule.square % rule.size_divisor):
+        raise ConfigError(
+            f"model.input.square is {rule.square}; it must hold pictures of max_size ({rule.max_size}) "
+            f"and be a multiple of {rule.size_divisor}"
+        )
+    return made
 
 
 def _with_cells(rpn: dict[str, Any], base: tuple[tuple[Cell, ...], ...]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from export.model.config import ModelConfig
+from export.model.config import DetectionConfig, ModelConfig
 from export.model.mask_rcnn import MaskRCNN
 from export.training.coco import CocoSet
 from export.training.config import ConfigError, TrainingConfig, TrainingError, model_config, read_config_file
@@ -71,8 +71,16 @@ class Start:
     """A sentence on the weights it starts from; None for random ones."""
 
 
-def make_model(classes: tuple[str, ...], values: Mapping[str, Any], seed: int, init: str | None) -> Start:
+def make_model(
+    classes: tuple[str, ...],
+    values: Mapping[str, Any],
+    seed: int,
+    init: str | None,
+    init_config: Path | None = None,
+) -> Start:
     """A new model, or one that starts from the weights `init` of any family, for these classes.
+
+    `init_config` is what the family's own configuration says of `init` (see `export.weights.Given`).
 
     With `init` the architecture and the rules are those of the weights, overlaid with `values`. Predictors whose output
     means something else now are made anew: those of classes unless the class lists are equal, those of the RPN when
@@ -82,16 +90,26 @@ def make_model(classes: tuple[str, ...], values: Mapping[str, Any], seed: int, i
     torch.manual_seed(seed)
     if init is None:
         return Start(MaskRCNN(model_config(ModelConfig(classes=classes), values)), None)
-    from export.weights import load
+    from export.weights import Given, load
 
-    source = load(init).model
-    # What training makes is its own: the family's rules stay, its defaults for serving do not.
-    config = model_config(replace(source.config, classes=classes, family="native"), values)
+    source = load(init, Given(config=init_config)).model
+    config = model_config(replace(_own(source.config), classes=classes), values)
     model = MaskRCNN(config)
     anew = _made_anew(source, model, init)
     kept = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(tuple(anew))}
     model.load_state_dict(kept, strict=False)
     return Start(model, _told(source.config, init, anew))
+
+
+def _own(config: ModelConfig) -> ModelConfig:
+    """What training makes of an imported model is its own: the family's rules stay, its defaults for serving do not.
+
+    Matterport's threshold of 0.7 would hide from the evaluation all that a young model finds.
+    """
+    if config.family == "native":
+        return config
+    detection = replace(config.detection, score_threshold=DetectionConfig().score_threshold)
+    return replace(config, family="native", detection=detection)
 
 
 def _made_anew(source: MaskRCNN, model: MaskRCNN, init: str) -> list[str]:

@@ -28,7 +28,7 @@ from export.weights.errors import (
     WeightsConfigError,
     WeightsError,
 )
-from export.weights.files import Tensors, WeightsFile, read
+from export.weights.files import Container, Tensors, WeightsFile, read
 from export.weights.mapping import Source, fill
 from export.weights.recognise import recognise
 from export.weights.settings import Family, Given, Setting, Settings, read_config_file
@@ -73,11 +73,16 @@ class Imported:
 
     model: MaskRCNN
     """On the CPU and in eval mode."""
-    file: WeightsFile
+    path: Path
+    container: Container
+    tensors: int
+    """How many the file holds."""
     settings: tuple[Setting, ...]
     """What the file does not tell, and where each value was taken from."""
     unused: tuple[str, ...]
     """Names in the `--config` file that were not looked at."""
+    remarks: tuple[str, ...]
+    """Sentences on what the person should think about."""
 
 
 def load(source: str | Path, given: Given | None = None) -> Imported:
@@ -90,4 +95,12 @@ def load(source: str | Path, given: Given | None = None) -> Imported:
     model = MaskRCNN(config)
     tensors, sources = _IMPORTERS[family].read_sources(file, list(model.state_dict()), settings)
     fill(model, tensors, sources)
-    return Imported(model.eval(), file, tuple(settings.taken), settings.unused())
+    return Imported(
+        model=model.eval(),
+        path=file.path,
+        container=file.container,
+        tensors=len(file.tensors),
+        settings=tuple(settings.taken),
+        unused=settings.unused(),
+        remarks=tuple(settings.remarks),
+    )

@@ -61,23 +61,19 @@ _NAMES: Rules = (
 )
 """From the model's names to the file's; the RPN's convolutions follow from `_rpn_convs`."""
 
+_BODY: Final = "backbone.bottom_up."
+
 _BUFFERS: Final = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors.")
 """In files of older versions; the configuration tells them."""
-
-_OTHER_MODELS: Final = {
-    "roi_heads.box_predictor.0.": "the heads of a Cascade R-CNN",
-    "roi_heads.keypoint_head.": "a keypoint head",
-    "roi_heads.res5.": "a C4 body instead of a pyramid",
-    "sem_seg_head.": "the second head of a Panoptic FPN",
-}
-"""Starts of names, and what they show."""
 
 
 def read_config(file: WeightsFile, settings: Settings) -> ModelConfig:
     """The configuration of the model in `file`. Raises a `WeightsError` for what cannot be rebuilt."""
     tensors = _weights(file.tensors)
-    _refuse_other_models(tensors)
+    _refuse_other_parts(tensors)
     prepare(settings)
+    if not _has_statistics(file.tensors):
+        settings.take("MODEL.RESNETS.NORM", "FrozenBN")  # GroupNorm would have the same names: say what is assumed
     bn_eps = settings.take("BatchNorm eps", 1e-5, flag="bn_eps")
     return ModelConfig(
         classes=class_names(_class_count(tensors, settings) + 1, settings, COCO_80),
@@ -113,7 +109,7 @@ def read_sources(
 
 
 def _without_background(rows: int) -> Layout:
-    """Rows for the background, which the file has not, come first and are zeros: nothing ever looks at them."""
+    """Rows for the background, which the file has not, come first and are zeros: no detection is of it."""
     return Layout(
         lambda tensor: torch.cat((tensor.new_zeros(rows, *tensor.shape[1:]), tensor)),
         lambda shape: (shape[0] - rows, *shape[1:]),
@@ -138,25 +134,31 @@ _BACKGROUND_FIRST: Final = {
 
 
 def _weights(tensors: Tensors) -> Tensors:
-    """Without buffers that are no weights, and with the statistics of BatchNorm that Caffe2's bodies have merged."""
+    """Without buffers that are no weights. Bodies that come from Caffe2 have merged BatchNorm's statistics into its
+    other weights; they get those that detectron2 gives them then."""
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_BUFFERS)}
-    for name in [n for n in weights if n.startswith("backbone.bottom_up.") and n.endswith(".norm.weight")]:
-        layer = name.removesuffix("weight")
-        weights.setdefault(f"{layer}running_mean", torch.zeros_like(weights[name]))
-        weights.setdefault(f"{layer}running_var", torch.ones_like(weights[name]))
+    if not _has_statistics(tensors):
+        for layer in [name.removesuffix("weight") for name in weights if _is_norm(name) and name.startswith(_BODY)]:
+            weights[f"{layer}running_mean"] = torch.zeros_like(weights[f"{layer}weight"])
+            weights[f"{layer}running_var"] = torch.ones_like(weights[f"{layer}weight"])
     return Tensors(tensors.source, weights)
 
 
-def _refuse_other_models(tensors: Tensors) -> None:
-    for start, what in _OTHER_MODELS.items():
-        if any(name.startswith(start) for name in tensors):
-            raise UnsupportedWeightsError(f"{tensors.source} has {what}, which cannot be rebuilt here.")
+def _has_statistics(tensors: Tensors) -> bool:
+    return any(name.startswith(_BODY) and name.endswith(".running_mean") for name in tensors)
+
+
+def _is_norm(name: str) -> bool:
+    return name.endswith(".norm.weight")
+
+
+def _refuse_other_parts(tensors: Tensors) -> None:
     if "backbone.fpn_lateral2.weight" not in tensors:
         raise UnsupportedWeightsError(f"{tensors.source} has no feature pyramid (FPN) on a ResNet's four stages.")
     if any(".conv2_offset." in name for name in tensors):
         raise UnsupportedWeightsError(f"{tensors.source} has deformable convolutions, which cannot be rebuilt here.")
-    normed = (name.removesuffix(".weight") for name in tensors if name.endswith(".norm.weight"))
-    if any(f"{layer}.running_mean" not in tensors for layer in normed):
+    normed = [name.removesuffix("weight") for name in tensors if _is_norm(name) and not name.startswith(_BODY)]
+    if any(f"{layer}running_mean" not in tensors for layer in normed):
         raise UnsupportedWeightsError(f"{tensors.source} has GroupNorm; only BatchNorm can be rebuilt here.")
 
 

@@ -75,10 +75,10 @@ def prepare(settings: Settings) -> None:
 
 
 def limit(settings: Settings, name: str, default: int, *, flag: str) -> int:
-    """detectron2 takes zero or less as "no resize" and "no limit"."""
+    """detectron2 takes zero as no resize, and less as no limit."""
     value = settings.take(name, default, flag=flag)
     if value < 1:
-        raise WeightsConfigError(f"{name} is {value}; a bundle needs a limit. Say one with --{flag.replace('_', '-')}.")
+        raise WeightsConfigError(f"{name} is {value}; a bundle needs one above zero: --{flag.replace('_', '-')}.")
     return value
 
 
@@ -112,7 +112,7 @@ def levels(settings: Settings, name: str, default: tuple[Any, ...]) -> tuple[tup
     fit = all(isinstance(n, int | float) and n > 0 for level in levels for n in level)
     if len(levels) != LEVEL_COUNT or not fit:
         raise WeightsConfigError(
-            f"{name} is {values!r}; it needs positive numbers, for all levels or for each of P2..P6."
+            f"{name} is {values!r}; it needs positive numbers, for all levels or for each of P2 to P6."
         )
     return levels
 

@@ -116,6 +116,9 @@ def _check_archive(path: Path) -> None:
         _check_size(path, sum(entry.file_size for entry in archive.infolist()))
         record = next(name for name in archive.namelist() if name.endswith("data.pkl"))
         with archive.open(record) as file:
+            if file.read(2) in (b"\x80\x04", b"\x80\x05"):
+                raise ForeignError("has a pickle_protocol that torch cannot read safely. Save it again without.")
+            file.seek(0)
             _check_asked(wanted(file), torch_too=True)
 
 

@@ -50,6 +50,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
         rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|[\s\S]{257}ustar",
         "is a packed archive. Unpack it, and name the weights inside.",
     ),
+    (rb"model_checkpoint_path:", TENSORFLOW),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF", "is a picture, not weights."),
     (rb"\x93NUMPY", "is a NumPy array, not the weights of a model."),
     (rb"PK\x05\x06", "is an empty archive."),
@@ -95,6 +96,8 @@ def by_archive(archive: zipfile.ZipFile) -> str | None:
             "is a TorchScript archive, which holds code. Save its weights alone: "
             "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')."
         )
+    if "archive_format" in leaves:
+        return "is a program of torch.export, which holds a graph. Name the weights it was exported from."
     if "data.pkl" in leaves:
         return None
     if "model.weights.h5" in leaves:
@@ -121,7 +124,7 @@ _ASKED: tuple[tuple[str, str], ...] = (
     ),
     (
         r"torch\.storage\._load_from_bytes",
-        "is a pickle of torch tensors, which only runs as code ({}); it was not run. " + _SAVE_WEIGHTS,
+        "is a plain pickle of torch tensors, which is read by running code ({}); it was not run. " + _SAVE_WEIGHTS,
     ),
     (
         r"torchvision|detectron2|timm|transformers|segmentation_models|torch\.(nn|fx|_dynamo|ao)",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from export.model.mask_rcnn import MaskRCNN
-from export.weights.errors import MismatchedWeightsError
+from export.weights.errors import MismatchedWeightsError, UnsupportedWeightsError
 from export.weights.files import Tensors
 
 Shape = tuple[int, ...]
@@ -81,4 +81,6 @@ def fill(model: MaskRCNN, tensors: Tensors, sources: Mapping[str, Source]) -> No
     if missing or misshapen or unexpected:
         raise MismatchedWeightsError(tensors.source, missing, misshapen, unexpected)
     for name, tensor in wanted.items():
+        if not tensors[sources[name].name].is_floating_point():
+            raise UnsupportedWeightsError(f"{tensors.source}: {sources[name].name} holds whole numbers, not weights.")
         tensor.copy_(sources[name].layout.to_model(tensors[sources[name].name]))

@@ -53,6 +53,8 @@ class Settings:
     """The record, in the order of the questions."""
     asked: set[str] = field(default_factory=set)
     """Names of the configuration that a family knows."""
+    remarks: list[str] = field(default_factory=list)
+    """Sentences on what the person should think about."""
 
     def take(self, name: str, default: T, *, flag: str | None = None) -> T:
         """The value of `name`, of the type of `default`: that of the flag (a field of `Given`), else of the

@@ -157,6 +157,11 @@ def _bn_eps(tensors: Tensors, depth: int, settings: Settings) -> float:
     started from ImageNet's weights has 1e-5, and its file looks the same: that takes `--bn-eps`.
     """
     published = depth == 50 and _frozen(tensors, "backbone.body.")
+    if published and settings.given.bn_eps is None:
+        settings.remarks.append(
+            "BatchNorm's eps is taken as 0, as in torchvision's COCO weights and what was fine-tuned from them. "
+            "If the training started from ImageNet's weights, build with --bn-eps 1e-5: a wrong eps spoils the answers."
+        )
     return settings.take("bn_eps", 0.0 if published else _TORCH_EPS, flag="bn_eps")
 
 

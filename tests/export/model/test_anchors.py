@@ -9,12 +9,16 @@ from export.model.anchors import Anchors
 from export.model.config import ModelConfig, RpnConfig, anchor_cells
 
 
-def test_torchvision_cells_are_rounded_half_to_even() -> None:
-    cells = anchor_cells(((32,),), rounded=True)
-    assert cells == (((-23.0, -11.0, 23.0, 11.0), (-16.0, -16.0, 16.0, 16.0), (-11.0, -23.0, 11.0, 23.0)),)
+def test_cells_are_ordered_by_size_then_ratio() -> None:
+    (level,) = anchor_cells(((16, 32),), (0.25, 4))
+    assert level == ((-16, -4, 16, 4), (-4, -16, 4, 16), (-32, -8, 32, 8), (-8, -32, 8, 32))
 
 
-def test_detectron2_cells_are_not() -> None:
+def test_rounded_cells_are_rounded_half_to_even() -> None:
+    assert anchor_cells(((5, 7, 32),), (1,), rounded=True) == (((-2, -2, 2, 2), (-4, -4, 4, 4), (-16, -16, 16, 16)),)
+
+
+def test_cells_keep_their_fractions() -> None:
     wide, square, tall = anchor_cells(((32,),))[0]
     assert wide == pytest.approx((-22.627417, -11.3137085, 22.627417, 11.3137085))
     assert square == (-16, -16, 16, 16)
@@ -40,6 +44,27 @@ def test_corner_coordinates_name_the_last_pixel() -> None:
     boxes, _ = _small_anchors(corner_coordinates=True)
     assert boxes[0].tolist() == [-2, -1, 1, 0]
     assert boxes[-1].tolist() == [0, -8, 15, 7]
+
+
+@pytest.mark.parametrize(
+    ("canvas_hw", "grid_hw", "step_yx"),
+    [((96, 160), (2, 3), (48, 53)), ((32, 320), (1, 5), (32, 64)), ((64, 128), (1, 2), (64, 64))],
+)
+def test_strides_of_the_canvas(canvas_hw: tuple[int, int], grid_hw: tuple[int, int], step_yx: tuple[int, int]) -> None:
+    """P6 has every other position of P5, rounded up; the canvas is shared out among them, rounded down."""
+    sizes = [tuple(-(-side // stride) for side in canvas_hw) for stride in (4, 8, 16, 32, 64)]
+    assert sizes[4] == grid_hw
+    config = RpnConfig(cells=anchor_cells(((2,),) * 5, (1,)), strides="canvas")
+    boxes = Anchors(config, corner_coordinates=False)([torch.zeros(1, 1, h, w) for h, w in sizes])
+    starts = torch.tensor([h * w for h, w in sizes]).cumsum(0)
+    centres = boxes[:, :2] + 1
+    for level, stride in enumerate((4, 8, 16, 32)):
+        first = int(starts[level]) - sizes[level][0] * sizes[level][1]
+        assert centres[first].tolist() == [0, 0]
+        assert centres[starts[level] - 1].tolist() == [canvas_hw[1] - stride, canvas_hw[0] - stride]
+    assert centres[starts[3] :].tolist() == [
+        [x * step_yx[1], y * step_yx[0]] for y in range(grid_hw[0]) for x in range(grid_hw[1])
+    ]
 
 
 def test_cells_are_not_part_of_the_weights() -> None:

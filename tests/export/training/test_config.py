@@ -59,6 +59,8 @@ def test_what_is_wrong_with_training_is_named(values: dict[str, Any], complaint:
         pytest.param({"backbone": {"deep": 18}}, "model.backbone.deep: unknown key", id="unknown"),
         pytest.param({"backbone": {"depth": 19}}, "model.backbone.depth", id="not a choice"),
         pytest.param({"classes": ["a"]}, "classes come from the data", id="classes"),
+        pytest.param({"input": {"square": 1024}}, "must hold pictures of max_size (1333)", id="square too small"),
+        pytest.param({"input": {"square": 1350}}, "multiple of 32", id="square that strides do not fit"),
         pytest.param({"rpn": {"anchor_sizes": "big"}}, "anchor_sizes", id="anchors"),
         pytest.param({"rpn": {"anchor_sizes": [8, 16, 32]}}, "expected 5 levels", id="too few levels"),
         pytest.param({"rpn": {"anchor_sizes": [8, 16, [24, 32], 64, 128]}}, "as many sizes", id="uneven anchors"),

@@ -56,9 +56,7 @@ TORCHVISION: dict[str, Any] = {
     "input": InputConfig(**SCALED, dtype="float32", rounding="floor", interpolation="linear"),
     "mask_paste": "torchvision",
 }
-V1 = small_model_config(
-    **TORCHVISION, backbone=BackboneConfig(**BACKBONE, bn_eps=0.0), heads=HeadConfig(**HEADS, norm_eps=0.0)
-)
+V1 = small_model_config(**TORCHVISION, backbone=BackboneConfig(**BACKBONE, bn_eps=0.0))
 V2 = small_model_config(
     **TORCHVISION,
     fpn=FpnConfig(channels=8, norm=True),
@@ -115,10 +113,9 @@ every_family = pytest.mark.parametrize("case", [pytest.param(c, id=name) for nam
 
 
 class FourObjects(ShapesSet):
-    """A picture of 41 x 55 with an L in each of `CORNERS`: their box without its top right quarter."""
+    """41 x 55, an L in each of `CORNERS`: its box without the top right quarter. The last may be a `crowd`."""
 
     def __init__(self, *, crowd: bool = False) -> None:
-        """With `crowd` the last one is a crowd."""
         super().__init__(1, SIZE)
         self.crowd = np.array([False, False, False, crowd])
 
@@ -225,8 +222,8 @@ def test_who_is_always_right_loses_nothing(case: Case, mini_mask_size: int | Non
     terms = loss_terms(oracle, only_batch(case.config, mini_mask_size), config)
     assert all(term.count > 0 for term in terms.values())
     losses = {name: float(term.total / term.count) for name, term in terms.items()}
-    # Mini masks blur the inner corner of the L; a mask that is a pixel off loses 0.3 and more.
-    assert losses.pop("mask") < 0.06
+    # Mini masks blur the inner corner of the L.
+    assert losses.pop("mask") < (0.06 if mini_mask_size else 0.005)
     assert losses == pytest.approx(dict.fromkeys(losses, 0.0), abs=1e-6)
 
 
@@ -273,13 +270,9 @@ def test_a_crop_needs_no_square() -> None:
 def test_losses_fall(case: Case, tmp_path: Path) -> None:
     torch.manual_seed(3)
     model, pictures = MaskRCNN(case.config), ShapesSet(2, SIZE)
-    config = small_training(
-        steps=16,
-        batch_size=2,
-        train_bn=case.config.backbone.bn_eps > 0,
-        evaluate_pictures=1,
-        optimizer={"name": "adamw", "learning_rate": 0.004},
-    )
+    optimizer = {"name": "adamw", "learning_rate": 0.004}
+    train_bn = case.config.backbone.bn_eps > 0
+    config = small_training(steps=16, train_bn=train_bn, evaluate_pictures=1, optimizer=optimizer)
     Trainer(model, pictures, pictures, config, tmp_path).run()
     rows = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
     for name, factor in (("total", 0.8), ("rpn_class", 0.9), ("mask", 0.98)):
@@ -289,19 +282,18 @@ def test_losses_fall(case: Case, tmp_path: Path) -> None:
 
 @every_family
 def test_half_precision_gives_the_losses_and_gradients_of_full(case: Case) -> None:
-    """What autocast does on an accelerator, as far as a CPU's bfloat16 shows it."""
-    found = []
+    """What autocast does on an accelerator, as far as a CPU's bfloat16 shows it; by way of the RoIs alone."""
+    found, targets = [], {"append_gt_boxes": True, "post_nms_topk": 1}
     for enabled in (False, True):
         torch.manual_seed(3)
         model = MaskRCNN(case.config)
         set_norm_mode(model, train_bn=False)
-        config = small_training(targets={"append_gt_boxes": True, "post_nms_topk": 1})
+        config = small_training(targets=targets, loss_weights={"rpn_class": 0, "rpn_box": 0})
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             terms = loss_terms(model, only_batch(case.config), config)
         total, shares = total_loss(terms, config.loss_weights)
         total.backward()
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        assert all(p.grad is not None for p in model.parameters())
+        gradient = torch.cat([p.grad.flatten() for p in model.backbone.parameters() if p.grad is not None])
         found.append((shares, gradient))
     (full, gradient), (half, half_gradient) = found
     assert all(torch.isclose(half[name], full[name], rtol=0.05) for name in LOSS_NAMES)

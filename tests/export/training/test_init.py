@@ -19,7 +19,7 @@ from export.model.mask_rcnn import MaskRCNN
 from export.training.checkpoint import native_checkpoint, write_atomically
 from export.training.config import TrainingError
 from export.training.setup import Start, make_model
-from export.weights import WeightsError, load
+from export.weights import Given, WeightsError, load
 from server.contract.card import BundleFile
 from tests.export.training.small import small_model_config
 from tests.export.training.test_families import MATTERPORT, SIZES
@@ -255,14 +255,15 @@ def test_bad_weights_end_with_the_importers_sentence(
 
 
 def test_published_weights_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The name reaches the importer as it was typed."""
+    """The name reaches the importer as it was typed, with the file of what it does not tell."""
     asked: list[Any] = []
 
-    def refuse(source: Any) -> None:
-        asked.append(source)
+    def refuse(*words: Any) -> None:
+        asked.extend(words)
         raise TrainingError("stop here")
 
     monkeypatch.setattr("export.weights.load", refuse)
     arguments = ["--data", "shapes", "--output", str(tmp_path / "run")]
-    assert train.main([*arguments, "--init", "torchvision:maskrcnn_resnet50_fpn"]) == 2
-    assert asked == ["torchvision:maskrcnn_resnet50_fpn"]
+    init = ["--init", "torchvision:maskrcnn_resnet50_fpn", "--init-config", "arguments.json"]
+    assert train.main([*arguments, *init]) == 2
+    assert asked == ["torchvision:maskrcnn_resnet50_fpn", Given(config=Path("arguments.json"))]

@@ -253,7 +253,7 @@ class FromState:
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        function, arguments, state = np.zeros(1).__reduce__()  # type: ignore[misc]  # numpy's stub says less
+        function, arguments, state = np.zeros(1).__reduce__()
         return function, arguments, (state[0], MakeFolder(self.path), *state[2:])
 
 
@@ -304,26 +304,27 @@ def expanded_tensor() -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "told"),
     [
-        pytest.param(b"\x80\x02}r\xfe\xff\xff\x7f.", id="memo"),
-        pytest.param(b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b".", id="bytes"),
-        pytest.param(b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b".", id="text"),
-        pytest.param(b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b".", id="frame"),
-        pytest.param(b"\x80\x02" + 20_000 * b"]" + 19_999 * b"a" + b".", id="deep"),
-        pytest.param(b"\x80\x02" + 600_000 * b"N0" + b"N.", id="many operations"),
+        pytest.param(b"\x80\x02}r\xfe\xff\xff\x7f.", "is cut off or damaged", id="memo"),
+        pytest.param(b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b".", "is cut off or damaged", id="bytes"),
+        pytest.param(b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b".", "is cut off or damaged", id="text"),
+        pytest.param(b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b".", "is cut off or damaged", id="frame"),
+        pytest.param(b"\x80\x02" + 20_000 * b"]" + 19_999 * b"a" + b".", "holds a single list", id="deep"),
+        pytest.param(b"\x80\x02" + 600_000 * b"N0" + b"N.", "far more values", id="many operations"),
         pytest.param(
-            pickle.dumps({"a": np.zeros(3, "f4")}, 2).replace(b"K\x03\x85", b"\x8a\x06\0\0\0\0\0\1\x85"), id="array"
+            pickle.dumps({"a": np.zeros(3, "f4")}, 2).replace(b"K\x03\x85", b"\x8a\x06\0\0\0\0\0\1\x85"),
+            "is cut off or damaged",
+            id="array",
         ),
-        pytest.param(zip_of(b"\x80\x02}.", data__0=bytes(10**7)), id="archive"),
-        pytest.param(expanded_tensor(), id="tensor"),
-        pytest.param(huge_hdf5(), id="hdf5"),
+        pytest.param(zip_of(b"\x80\x02}.", data__0=bytes(10**7)), "claims to hold 10,000,00", id="archive"),
+        pytest.param(expanded_tensor(), "claims to hold 2,199,023,255,552 bytes", id="tensor"),
+        pytest.param(huge_hdf5(), "claims to hold 70,368,744,177,664 bytes", id="hdf5"),
     ],
 )
-def test_a_file_that_claims_more_than_it_holds(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_claims_more_than_it_holds(tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "bomb").write_bytes(content)
-    with pytest.raises(WeightsError):
-        recognise(read(tmp_path / "bomb"))
+    assert told in refusal(tmp_path / "bomb")
 
 
 SMALL: dict[str, Callable[[Path], None]] = {

@@ -54,10 +54,14 @@ MATTERPORT = (
 MATTERPORT_MASKS = ("mrcnn_mask_conv1/mrcnn_mask_conv1/kernel:0", "mrcnn_mask/mrcnn_mask/kernel:0")
 
 
-def checkpoint(names: Iterable[str], **beside: Any) -> bytes:
+def saved(value: Any, **how: Any) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"model": {name: torch.zeros(1) for name in names}, **beside}, buffer)
+    torch.save(value, buffer, **how)
     return buffer.getvalue()
+
+
+def checkpoint(names: Iterable[str], **beside: Any) -> bytes:
+    return saved({"model": {name: torch.zeros(1) for name in names}, **beside})
 
 
 def zoo(names: Iterable[str], wrapper: str = "model") -> bytes:
@@ -91,10 +95,8 @@ def torch_asking(*names: str) -> bytes:
 
 
 def legacy_asking(*names: str) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(0, buffer, _use_new_zipfile_serialization=False)
+    whole = saved(0, _use_new_zipfile_serialization=False)
     value, names_of_storages = pickle.dumps(0, 2), pickle.dumps([], 2)
-    whole = buffer.getvalue()
     assert whole.endswith(value + names_of_storages)
     return whole.removesuffix(value + names_of_storages) + asking(*names) + names_of_storages
 
@@ -203,7 +205,7 @@ OTHER_MODELS: dict[str, tuple[bytes, str]] = {
     "no tensors": (pickle.dumps({"epoch": 3, "loss": 0.5}), "has no tensors by name; at its top it has epoch, loss"),
     "nothing": (pickle.dumps({}), "has no tensors by name."),
     "a list": (pickle.dumps([1]), "holds a single list"),
-    "a tensor": (archive("x", data=b""), "is a zip archive with x"),
+    "a tensor": (saved(torch.zeros(1)), "holds a single tensor"),
 }
 
 OTHER_FILES: dict[str, tuple[bytes, str]] = {
@@ -218,13 +220,15 @@ OTHER_FILES: dict[str, tuple[bytes, str]] = {
     ),
     "whole model, legacy": (legacy_asking("torch.nn.modules.linear.Linear"), "torch.save(model.state_dict(), FILE)"),
     "mmdetection's objects": (torch_asking("mmengine.logging.history_buffer.HistoryBuffer"), "mmdetection"),
-    "plain pickle of tensors": (asking("torch.storage._load_from_bytes"), "is a pickle of torch tensors"),
+    "plain pickle of tensors": (asking("torch.storage._load_from_bytes"), "is a plain pickle of torch tensors"),
     "code": (torch_asking("collections.OrderedDict", "subprocess.Popen"), "would run code: it calls subprocess.Popen"),
     "code behind a model": (
         torch_asking("torch.nn.modules.conv.Conv2d", "builtins.eval"),
         "would run code: it calls builtins.eval and 1 more",
     ),
     "somebody's class": (torch_asking("train.Config"), "it asks for train.Config. Nothing of it was run"),
+    "another protocol": (saved({"a": torch.zeros(1)}, pickle_protocol=4), "has a pickle_protocol that"),
+    "torch.export": (archive("m/archive_format", "m/models/model.json"), "program of torch.export"),
     "TorchScript": (archive("m/data.pkl", "m/constants.pkl", "m/code/__torch__.py"), "TorchScript"),
     "Keras archive": (archive("metadata.json", "config.json", "model.weights.h5"), "Keras archive"),
     "NumPy archive": (archive("a.npy"), "NumPy arrays"),
@@ -237,6 +241,7 @@ OTHER_FILES: dict[str, tuple[bytes, str]] = {
     "Darknet": (struct.pack("<3iq", 0, 2, 5, 32013312) + bytes(range(256)), "YOLO"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "Git LFS pointer"),
     "web page": (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", "web page"),
+    "TensorFlow's list": (b'model_checkpoint_path: "m.ckpt-1"\n', "is a TensorFlow checkpoint"),
     "text": (b"hello, I am a text file\n", "is a text file that begins with 'hello, I am a text file'"),
     "empty": (b"", "is empty"),
     "zeros": (bytes(4096), "its download did not finish"),

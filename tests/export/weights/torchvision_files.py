@@ -10,6 +10,7 @@ Tensors = dict[str, Tensor]
 _BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 _WIDTHS = (4, 4, 6, 8)
 _FPN = 8
+_SEED = 8
 
 
 def draw(*, depth: int = 50, frozen: bool = False, v2: bool = False, classes: int = 4, anchors: int = 3) -> Tensors:
@@ -21,9 +22,10 @@ def draw(*, depth: int = 50, frozen: bool = False, v2: bool = False, classes: in
         drawing.conv(f"backbone.fpn.layer_blocks.{i}", (_FPN, _FPN, 3, 3), norm=v2)
     for i in range(2 if v2 else 1):
         drawing.layer(f"rpn.head.conv.{i}.0", (_FPN, _FPN, 3, 3))
-    drawing.layer("rpn.head.cls_logits", (anchors, _FPN, 1, 1))
-    drawing.layer("rpn.head.bbox_pred", (4 * anchors, _FPN, 1, 1), scale=0.2)
-    drawing.box_head(classes, convs=v2)
+    gain = 4.0 if v2 else 1.5  # spreads the scores without saturating them
+    drawing.layer("rpn.head.cls_logits", (anchors, _FPN, 1, 1), scale=gain)
+    drawing.layer("rpn.head.bbox_pred", (4 * anchors, _FPN, 1, 1), scale=0.2 * gain)
+    drawing.box_head(classes, gain, convs=v2)
     drawing.conv("roi_heads.mask_head.0", (8, _FPN, 3, 3), norm=v2)
     drawing.conv("roi_heads.mask_head.1", (6, 8, 3, 3), norm=v2)
     drawing.layer("roi_heads.mask_predictor.conv5_mask", (6, 5, 2, 2), outputs=5)
@@ -33,7 +35,7 @@ def draw(*, depth: int = 50, frozen: bool = False, v2: bool = False, classes: in
 
 class _Drawing:
     def __init__(self) -> None:
-        self.random = torch.Generator().manual_seed(0)
+        self.random = torch.Generator().manual_seed(_SEED)
         self.tensors: Tensors = {}
 
     def normal(self, *shape: int) -> Tensor:
@@ -42,14 +44,16 @@ class _Drawing:
     def layer(
         self, name: str, shape: tuple[int, ...], *, scale: float = 1.0, bias: bool = True, outputs: int | None = None
     ) -> None:
-        """Scaled so that a ReLU behind it keeps the variance."""
-        self.tensors[f"{name}.weight"] = self.normal(*shape) * scale * (2 / torch.Size(shape[1:]).numel()) ** 0.5
+        """Centred and scaled, so that what comes out of a ReLU keeps its variance and no output stands out."""
+        weight = self.normal(*shape).flatten(1)
+        weight = (weight - weight.mean(dim=1, keepdim=True)) * scale * (2 / weight.shape[1]) ** 0.5
+        self.tensors[f"{name}.weight"] = weight.reshape(shape)
         if bias:
             self.tensors[f"{name}.bias"] = self.normal(outputs or shape[0]) * 0.1
 
     def norm(self, name: str, width: int, *, counted: bool) -> None:
         """The first channel has so small a variance that epsilon counts."""
-        weight, variance = 0.5 + self.normal(width).abs() / 2, 0.5 + self.normal(width).abs()
+        weight, variance = 0.3 + self.normal(width).abs() / 4, 0.5 + self.normal(width).abs()
         weight[0], variance[0] = 4e-3, 2e-5
         self.tensors |= {
             f"{name}.weight": weight,
@@ -88,7 +92,7 @@ class _Drawing:
             self.norm(f"{name}.downsample.1", outputs, counted=counted)
         return outputs
 
-    def box_head(self, classes: int, *, convs: bool) -> None:
+    def box_head(self, classes: int, gain: float, *, convs: bool) -> None:
         root, predictor = "roi_heads.box_head", "roi_heads.box_predictor"
         if convs:
             self.conv(f"{root}.0", (8, _FPN, 3, 3), norm=True)
@@ -97,5 +101,5 @@ class _Drawing:
         else:
             self.layer(f"{root}.fc6", (12, _FPN * 49))
             self.layer(f"{root}.fc7", (12, 12))
-        self.layer(f"{predictor}.cls_score", (classes, 12))
-        self.layer(f"{predictor}.bbox_pred", (4 * classes, 12))
+        self.layer(f"{predictor}.cls_score", (classes, 12), scale=2 * gain)
+        self.layer(f"{predictor}.bbox_pred", (4 * classes, 12), scale=0.7 * gain)

@@ -129,7 +129,8 @@ def _block(t: Tensors, name: str, x: Tensor, stride: int, eps: float) -> Tensor:
 
 
 def _pyramid(t: Tensors, stages: list[Tensor], eps: float) -> list[Tensor]:
-    above, levels = None, []
+    above: Tensor | None = None
+    levels: list[Tensor] = []
     for i in (3, 2, 1, 0):
         merged = _conv_norm(t, f"backbone.fpn.inner_blocks.{i}", stages[i], eps)
         if above is not None:
