@@ -134,9 +134,9 @@ def paste_to_rle(mask: Floats, box_image: Floats, size_hw: tuple[int, int], rule
     """Column-major run lengths of a mask [S, S] of probabilities pasted into its box, where they reach 0.5.
 
     Equal to the family's own paste into a mask of the picture's size, but only the box is looked at: detectron2
-    samples bilinearly at pixel centres with zeros outside the mask, Matterport does the same in whole-pixel boxes,
-    torchvision pads the mask by one, grows and truncates the box, and repeats the border. The box may lie partly or
-    wholly outside the picture.
+    samples bilinearly at pixel centres with zeros outside the mask, Matterport does the same in whole-pixel boxes but
+    never goes below the mask's least value, torchvision pads the mask by one, grows and truncates the box, and repeats
+    the border. The box may lie partly or wholly outside the picture.
     """
     h, w = size_hw
     if rule == "torchvision":
@@ -148,6 +148,8 @@ def paste_to_rle(mask: Floats, box_image: Floats, size_hw: tuple[int, int], rule
         xs, along_x = _fading_weights(float(box_image[0]), float(box_image[2]), w, mask.shape[1])
         ys, along_y = _fading_weights(float(box_image[1]), float(box_image[3]), h, mask.shape[0])
     columns = along_x @ mask.T.astype(np.float64) @ along_y.T
+    if rule == "matterport":
+        columns = np.maximum(columns, mask.min())  # scikit-image clips to the range that it was given
     return _crop_to_rle(columns >= _THRESHOLD, xs, ys, size_hw)
 
 

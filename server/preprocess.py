@@ -234,10 +234,22 @@ def resize_image(picture: Picture, size_hw: tuple[int, int], interpolation: str)
         h, w = size_hw
         return np.asarray(Image.fromarray(picture).resize((w, h), Image.Resampling.BILINEAR))
     if interpolation == "linear":
-        return _interpolated(picture, size_hw, _replicated_axis).astype(np.float32, copy=False)
+        return _replicated(picture, size_hw)
     if size_hw == picture.shape[:2]:
         return picture
-    return _interpolated(picture, size_hw, _zero_border_axis).astype(np.uint8)  # truncates, as Matterport does
+    return _zero_border(picture, size_hw).astype(np.uint8)  # truncates, as Matterport does
+
+
+def _zero_border(picture: Picture, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """scikit-image's resize(order=1, mode="constant"), whose order of arithmetic decides what the truncation leaves:
+    each pixel times its two weights, added up pixel by pixel, then clipped to the picture's own range."""
+    upper, lower, upper_weight, lower_weight = _zero_border_axis(picture.shape[0], size_hw[0])
+    left, right, left_weight, right_weight = _zero_border_axis(picture.shape[1], size_hw[1])
+    blended = np.zeros((*size_hw, 3))
+    for rows, along_y in ((upper, upper_weight), (lower, lower_weight)):
+        for columns, along_x in ((left, left_weight), (right, right_weight)):
+            blended += picture[rows[:, None], columns] * along_y[:, None, None] * along_x[:, None]
+    return np.clip(blended, picture.min(), picture.max())
 
 
 def _replicated_axis(old: int, new: int) -> _Axis:
@@ -258,18 +270,16 @@ def _zero_border_axis(old: int, new: int) -> _Axis:
     return np.maximum(first, 0), np.minimum(second, old - 1), *weights
 
 
-def _interpolated(
-    picture: Picture, size_hw: tuple[int, int], make_axis: Callable[[int, int], _Axis]
-) -> npt.NDArray[Any]:
+def _replicated(picture: Picture, size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Along x, then along y (torch's order), reading only the rows that are needed."""
-    left, right, left_weight, right_weight = make_axis(picture.shape[1], size_hw[1])
-    upper, lower, upper_weight, lower_weight = make_axis(picture.shape[0], size_hw[0])
+    left, right, left_weight, right_weight = _replicated_axis(picture.shape[1], size_hw[1])
+    upper, lower, upper_weight, lower_weight = _replicated_axis(picture.shape[0], size_hw[0])
     used, places = np.unique(np.concatenate((upper, lower)), return_inverse=True)
     rows = picture[used]
     across = rows[:, left] * left_weight[:, None] + rows[:, right] * right_weight[:, None]
     above, below = across[places[: len(upper)]], across[places[len(upper) :]]
     blended: npt.NDArray[Any] = above * upper_weight[:, None, None] + below * lower_weight[:, None, None]
-    return blended
+    return blended.astype(np.float32, copy=False)
 
 
 def canvas_size(resized_hw: tuple[int, int], settings: card.Input) -> tuple[int, int]:

@@ -72,14 +72,14 @@ def roi_level(boxes: Tensor, canvas_wh: Tensor, crops: Tensor, level_rule: str) 
 
 @script(_domain, default_opset=op)
 def zero_outside(pooled: Tensor, begin: Tensor, gap: Tensor, last: Tensor) -> Tensor:
-    """RoI features [R, C, P, P] with zeros where a sample lies outside the map, if only by a rounding error.
+    """RoI features [R, C, P, P] with zeros where a sample lies outside the map by more than rounding.
 
-    Samples of a RoI lie at `begin` + i * `gap` and must be in 0..`last`, all [R, 2] (x, y). TensorFlow's rule: RoiAlign
-    allows a pixel more, and where a box touches the border rounding decides between the two.
+    Samples of a RoI lie at `begin` + i * `gap` and must be in 0..`last`, all [R, 2] (x, y), give or take the 1e-3 of
+    `export.model.roi_align.CROP_MARGIN`. TensorFlow's rule: RoiAlign allows a pixel more.
     """
     steps = op.Cast(op.Range(0, op.Gather(op.Shape(pooled), 3), 1), to=1)
     at = op.Unsqueeze(begin, [2]) + op.Unsqueeze(gap, [2]) * steps  # [R, 2, P]
-    inside = op.Cast(op.And(at >= 0.0, at <= op.Unsqueeze(last, [2])), to=1)
+    inside = op.Cast(op.And(at >= -0.001, at <= op.Unsqueeze(last, [2]) + 0.001), to=1)
     columns, rows = (
         op.Unsqueeze(op.Gather(inside, 0, axis=1), [1, 2]),
         op.Unsqueeze(op.Gather(inside, 1, axis=1), [1, 3]),

@@ -17,6 +17,10 @@ from torch import Tensor
 STRIDES = (4, 8, 16, 32)
 """Of P2..P5, in canvas pixels."""
 
+CROP_MARGIN = 1e-3
+"""How far outside the map, in its pixels, a sample of crop_and_resize still counts. TensorFlow has 0: where a box
+touches the border, rounding then decides whether a row of samples is zero, which no other program can follow."""
+
 _FLOOR_AREAS = (112.0**2, 224.0**2, 448.0**2)
 _ROUND_AREAS = (224.0**2 / 8, 224.0**2 / 2, 224.0**2 * 2)
 
@@ -145,7 +149,7 @@ def _by_sample_count(spans: Tensor, rule: _Rule) -> Iterator[tuple[tuple[int, in
 def _bags(spans: Tensor, maps: _Maps, samples_wh: tuple[int, int], rule: _Rule) -> tuple[Tensor, Tensor]:
     """Rows of the table and their weights, a bag for each bin: both [R * P * P, samples * 4]."""
     size = rule.output_size
-    (across, down), margin = samples_wh, 0.0 if rule.crop_and_resize else 1.0
+    (across, down), margin = samples_wh, CROP_MARGIN if rule.crop_and_resize else 1.0
     columns, x_weights = _taps(_positions(spans[:, 0], spans[:, 2], size, across, rule), maps.size_wh[:, 0], margin)
     lines, y_weights = _taps(_positions(spans[:, 1], spans[:, 3], size, down, rule), maps.size_wh[:, 1], margin)
     # [R, P, 1, 2 * down, 1] and [R, 1, P, 1, 2 * across]: every tap of a bin's lines with every tap of its columns.

@@ -131,6 +131,14 @@ def test_matterport_paste_is_the_full_size_paste_to_the_pixel() -> None:
     assert wrong == 0
 
 
+def test_a_matterport_mask_without_a_hole_fills_its_box() -> None:
+    """scikit-image never goes below the least value it was given, so the border does not fade."""
+    mask = np.full((28, 28), 0.6, np.float32)
+    pasted = decoded(paste_to_rle(mask, np.float32([10, 5, 70, 45]), (60, 80), "matterport"), 60, 80)
+    assert (pasted[5:45, 10:70] == 1).all()
+    assert pasted.sum() == 40 * 60
+
+
 def test_torchvision_paste_is_the_full_size_paste() -> None:
     wrong = set_pixels = 0
     for mask, box, h, w in cases(400):

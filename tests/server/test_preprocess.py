@@ -248,13 +248,20 @@ def test_antialias_averages_when_it_shrinks() -> None:
     assert np.abs(resized.astype(int) - 128).max() <= 16
 
 
-def test_zero_border_fades_and_truncates() -> None:
-    row = np.repeat(np.array([[[100], [200]]], np.uint8), 3, axis=2)
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        # 0.75 of the only row, in columns at -0.25, 0.25, 0.75 and 1.25 with zeros outside.
+        pytest.param([0, 200], [0, 37, 112, 112], id="0, 37.5, 112.5, 112.5"),
+        pytest.param([100, 200], [100, 100, 131, 112], id="56.25, 93.75, 131.25, 112.5, but nothing below the least"),
+    ],
+)
+def test_zero_border_fades_and_truncates(pixels: list[int], expected: list[int]) -> None:
+    row = np.repeat(np.array([pixels], np.uint8)[:, :, None], 3, axis=2)
 
     resized = resize_image(row, (2, 4), "linear_zero_border")
 
-    # 0.75 of the only row, in columns at -0.25, 0.25, 0.75 and 1.25 with zeros outside: 75, 125, 175, 150.
-    assert resized[:, :, 0].tolist() == [[56, 93, 131, 112]] * 2
+    assert resized[:, :, 0].tolist() == [expected] * 2
 
 
 def test_zero_border_leaves_a_picture_of_the_right_size_alone() -> None:

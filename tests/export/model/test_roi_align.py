@@ -166,3 +166,22 @@ def test_the_traced_operators_are_well_formed() -> None:
         torch.ops.maskrcnn.nms,
         (boxes[None], torch.linspace(1, 0.1, 7)[None], torch.zeros(1, 7, dtype=torch.int64), 0.5, 0.2, 5),
     )
+
+
+def test_a_crop_that_ends_at_the_border_loses_no_samples() -> None:
+    """Its last samples lie on the map's last pixels, and rounding may put them a hair beyond."""
+    pyramid = [torch.ones(1, 1, CANVAS_HW[0] // s, CANVAS_HW[1] // s) for s in STRIDES]
+    starts = torch.linspace(1, 60, 200)
+    corner = torch.tensor([CANVAS_HW[1] - 1.0, CANVAS_HW[0] - 1.0]).expand(200, 2)
+    boxes = torch.cat((torch.stack((starts, starts), dim=1), corner), dim=1)
+    pooled = pyramid_roi_align(
+        pyramid,
+        boxes,
+        torch.zeros(200, dtype=torch.int64),
+        output_size=7,
+        sampling_ratio=1,
+        aligned=False,
+        crop_and_resize=True,
+        level_rule="round",
+    )
+    assert (pooled - 1).abs().max() < 1e-6
