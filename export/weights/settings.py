@@ -59,6 +59,7 @@ class Settings:
     def take(self, name: str, default: T, *, flag: str | None = None) -> T:
         """The value of `name`, of the type of `default`: that of the flag (a field of `Given`), else of the
         configuration, else the default. Raises `WeightsConfigError` for a value of another type."""
+        self.asked.add(name)
         value: Any = getattr(self.given, flag) if flag else None
         origin = f"--{flag.replace('_', '-')}" if flag else ""
         if value is None:
@@ -87,8 +88,14 @@ class Settings:
         self.asked.update(names)
 
     def unused(self) -> tuple[str, ...]:
-        """Names of the configuration that nothing asked for."""
-        return tuple(name for name in _leaves(self.values) if not any(_within(name, a) for a in self.asked))
+        """Names of the configuration that nothing asked for. Raises `WeightsConfigError` where that is all of them."""
+        names = _leaves(self.values)
+        unused = tuple(name for name in names if not any(_within(name, asked) for asked in self.asked))
+        if names and len(unused) == len(names):
+            raise WeightsConfigError(
+                f"{self._config_name} says nothing that these weights ask for: is it another model's?"
+            )
+        return unused
 
     @property
     def _config_name(self) -> str:

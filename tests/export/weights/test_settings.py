@@ -63,6 +63,14 @@ def test_names_that_nobody_asked_for() -> None:
     assert asked.unused() == ("B.D",)
 
 
+def test_a_configuration_of_something_else() -> None:
+    asked = settings(epochs=3, data={"path": "x"})
+    asked.take("min_size", 800)
+    with pytest.raises(WeightsConfigError, match=r"mine\.yaml says nothing that these weights ask for"):
+        asked.unused()
+    assert Settings(Given()).unused() == ()
+
+
 def test_configuration_files(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("INPUT: {MIN: 256}\nmean: [1.5, 2]\n")
     (tmp_path / "a.json").write_text('{"bn_eps": 1e-05}')
