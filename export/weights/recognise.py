@@ -93,7 +93,7 @@ def recognise(file: WeightsFile, said: Family | None = None) -> Family:
         raise UnrecognisedWeightsError(f"{file.path} {other or _instead(file, names)}")
     if said and said != found:
         raise UnrecognisedWeightsError(
-            f"{file.path} has the weights of {found}, not of {said}. Leave --family out, or say --family {found}."
+            f"{file.path} is of the family {found}, not {said}. Leave --family out, or say --family {found}."
         )
     return found
 

@@ -155,7 +155,7 @@ def test_nothing_is_left_of_a_refused_bundle(tmp_path: Path, checkpoint: Path) -
         pytest.param("--precision fp16", "--precision fp16 is not available in this version.", id="fp16"),
         pytest.param("--precision int8", "--precision int8 is not available in this version.", id="int8"),
         pytest.param("--engine tensorrt", "--engine tensorrt is not available in this version.", id="tensorrt"),
-        pytest.param("--family detectron2", "is a Maskline checkpoint", id="family"),
+        pytest.param("--family detectron2", "is of the family native, not detectron2", id="family"),
         pytest.param("--calibration x", "--calibration is not available in this version.", id="calibration"),
         pytest.param("--max-batch 8", "--max-batch is not available in this version.", id="max batch"),
         pytest.param("--config x.yaml", "x.yaml cannot be read as a configuration", id="config"),

@@ -145,7 +145,7 @@ def test_a_family_is_told_by_names_whatever_the_container(tmp_path: Path) -> Non
 def test_a_file_of_another_family_than_said(tmp_path: Path, family: Family) -> None:
     (tmp_path / "weights").write_bytes(FAMILIES[family])
     for other in set(FAMILIES) - {family}:
-        expected = f"has the weights of {family}, not of {other}. Leave --family out, or say --family {family}."
+        expected = f"is of the family {family}, not {other}. Leave --family out, or say --family {family}."
         assert said_of(tmp_path / "weights", other) == expected
 
 
