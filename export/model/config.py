@@ -39,7 +39,7 @@ def anchor_cells(
     def cell(size: float, ratio: float) -> Cell:
         w, h = size / math.sqrt(ratio), size * math.sqrt(ratio)
         corners = (-w / 2, -h / 2, w / 2, h / 2)
-        return tuple(float(round(c)) for c in corners) if rounded else corners  # type: ignore[return-value]
+        return tuple(float(round(c)) for c in corners) if rounded else corners  # type: ignore[return-value]  # four, which mypy cannot count
 
     return tuple(tuple(cell(s, r) for s in level for r in ratios) for level in sizes)
 
@@ -118,7 +118,8 @@ class HeadConfig:
     box_norm: bool = False
     """BatchNorm after the box head's convolutions (torchvision v2), and after its fully connected layers when there
     are no convolutions (Matterport, whose 7x7 `valid` convolution is a fully connected layer)."""
-    norm_eps: float = 1e-5
+    box_norm_eps: float = 1e-5
+    """Of BatchNorm in either head."""
     mask_conv_widths: tuple[int, ...] = (256, 256, 256, 256)
     mask_deconv_width: int = 256
     mask_norm: bool = False

@@ -25,8 +25,8 @@ class BoxHead(nn.Module):
         self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(fc_widths))
         normed_convs = config.box_conv_widths if config.box_norm else ()
         normed_fcs = config.box_fc_widths if config.box_norm and not config.box_conv_widths else ()
-        self.conv_norms = nn.ModuleList(nn.BatchNorm2d(w, eps=config.norm_eps) for w in normed_convs)
-        self.fc_norms = nn.ModuleList(nn.BatchNorm2d(w, eps=config.norm_eps) for w in normed_fcs)
+        self.conv_norms = nn.ModuleList(nn.BatchNorm2d(w, eps=config.box_norm_eps) for w in normed_convs)
+        self.fc_norms = nn.ModuleList(nn.BatchNorm2d(w, eps=config.box_norm_eps) for w in normed_fcs)
         self.class_logits = nn.Linear(fc_widths[-1], num_classes)
         self.deltas = nn.Linear(fc_widths[-1], num_classes * 4)
 
@@ -56,7 +56,7 @@ class MaskHead(nn.Module):
             nn.Conv2d(a, b, 3, padding=1, bias=config.mask_conv_bias) for a, b in pairwise(widths)
         )
         normed = config.mask_conv_widths if config.mask_norm else ()
-        self.norms = nn.ModuleList(nn.BatchNorm2d(w, eps=config.norm_eps) for w in normed)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(w, eps=config.box_norm_eps) for w in normed)
         self.deconv = nn.ConvTranspose2d(widths[-1], config.mask_deconv_width, 2, stride=2)
         self.logits = nn.Conv2d(config.mask_deconv_width, num_classes, 1)
 

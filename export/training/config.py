@@ -222,7 +222,7 @@ def _with_cells(rpn: dict[str, Any], base: tuple[tuple[Cell, ...], ...]) -> dict
 
 def _overlay(base: T, values: Mapping[str, Any], where: str) -> T:
     """`base` (a frozen dataclass) with the fields in `values` replaced, checked against the declared types."""
-    merged = _merge(dataclasses.asdict(base), values, where)  # type: ignore[call-overload]
+    merged = _merge(dataclasses.asdict(base), values, where)  # type: ignore[call-overload]  # T is a dataclass
     try:
         return TypeAdapter(type(base)).validate_json(json.dumps(merged))
     except (ValidationError, TypeError) as error:

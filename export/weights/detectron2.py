@@ -257,7 +257,7 @@ def _heads(tensors: Tensors, settings: Settings, bn_eps: float) -> HeadConfig:
         box_conv_widths=convs,
         box_fc_widths=fcs,
         box_norm="roi_heads.box_head.conv1.norm.weight" in tensors,
-        norm_eps=bn_eps,
+        box_norm_eps=bn_eps,
         mask_conv_widths=masks,
         mask_deconv_width=tensors["roi_heads.mask_head.deconv.weight"].shape[1],
         mask_norm=mask_norm,

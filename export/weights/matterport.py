@@ -200,7 +200,7 @@ def _heads(tensors: Tensors, settings: Settings, bn_eps: float) -> HeadConfig:
     return HeadConfig(
         box_fc_widths=fc_widths,
         box_norm=True,
-        norm_eps=bn_eps,
+        box_norm_eps=bn_eps,
         mask_conv_widths=tuple(_width(tensors, f"mrcnn_mask_conv{i}") for i in range(1, 5)),
         mask_deconv_width=_width(tensors, "mrcnn_mask_deconv"),
         mask_norm=True,

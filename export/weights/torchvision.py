@@ -273,7 +273,7 @@ def _heads(tensors: Tensors, settings: Settings, bn_eps: float) -> HeadConfig:
         box_conv_widths=_box_convs(tensors),
         box_fc_widths=tuple(_shape(tensors, f"{name}.weight", 2)[0] for name in _box_fcs(tensors)),
         box_norm="roi_heads.box_head.0.1.running_mean" in tensors,
-        norm_eps=_norm_eps(tensors, "roi_heads.", bn_eps),
+        box_norm_eps=_norm_eps(tensors, "roi_heads.", bn_eps),
         mask_conv_widths=tuple(_shape(tensors, f"roi_heads.mask_head.{i}.0.weight", 4)[0] for i in range(masks)),
         mask_deconv_width=_shape(tensors, "roi_heads.mask_predictor.conv5_mask.weight", 4)[1],
         mask_norm="roi_heads.mask_head.0.1.running_mean" in tensors,

@@ -88,4 +88,4 @@ def test_config_refuses_unknown_settings() -> None:
 def test_config_cannot_be_changed() -> None:
     config = ModelConfig(classes=("background", "nucleus"))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.family = "matterport"  # type: ignore[misc]
+        config.family = "matterport"  # type: ignore[misc]  # what the test is about

@@ -66,7 +66,7 @@ MATTERPORT = dataclasses.replace(
         box_std=(0.1, 0.1, 0.2, 0.2), cells=anchor_cells(SIZES, ratios=(2.0, 1.0, 0.5)),
     ),
     roi_align=RoiAlignConfig(crop_and_resize=True, level_rule="round"),
-    heads=dataclasses.replace(TINY_HEADS, box_norm=True, norm_eps=1e-3, mask_norm=True, delta_clamp=None),
+    heads=dataclasses.replace(TINY_HEADS, box_norm=True, box_norm_eps=1e-3, mask_norm=True, delta_clamp=None),
     detection=DetectionConfig(
         candidates="best_class", score_threshold=0.3, score_threshold_inclusive=True, nms_iou_threshold=0.3,
         max_detections=15,
@@ -143,7 +143,7 @@ def test_one_picture_of_two_without_detection_has_no_row() -> None:
 
 @pytest.mark.parametrize("padding", ["zero", "black"])
 def test_preprocess_normalises_and_pads(padding: str) -> None:
-    settings = InputConfig(mean=(10, 20, 30), std=(2, 4, 5), padding=padding)  # type: ignore[arg-type]
+    settings = InputConfig(mean=(10, 20, 30), std=(2, 4, 5), padding=padding)  # type: ignore[arg-type]  # a word of the Literal
     model = MaskRCNN(dataclasses.replace(NATIVE, input=settings))
     images = torch.zeros(1, 4, 6, 3, dtype=torch.uint8)
     images[0, 1:3, 2:5] = torch.tensor([20, 40, 60], dtype=torch.uint8)
@@ -217,7 +217,7 @@ def test_weights_hold_nothing_that_the_configuration_gives() -> None:
     (50, [3, 4, 6, 3], (16, 24, 32, 40)), (101, [3, 4, 23, 3], (16, 24, 32, 40)),
 ])  # fmt: skip
 def test_backbone_depths(depth: int, blocks: list[int], widths: tuple[int, ...]) -> None:
-    backbone = ResNet(dataclasses.replace(TINY, depth=depth)).eval()  # type: ignore[arg-type]
+    backbone = ResNet(dataclasses.replace(TINY, depth=depth)).eval()  # type: ignore[arg-type]  # a word of the Literal
     stages = backbone(torch.zeros(1, 3, 64, 96))
     assert [tuple(x.shape[1:]) for x in stages] == [
         (w, 64 // s, 96 // s) for w, s in zip(widths, (4, 8, 16, 32), strict=True)

@@ -76,7 +76,7 @@ MATTERPORT = small_model_config(
         min_size=None, delta_clamp=None, box_std=(0.1, 0.1, 0.2, 0.2), cells=anchor_cells(SIZES, (2.0, 1.0, 0.5)),
     ),
     roi_align=RoiAlignConfig(crop_and_resize=True, level_rule="round"),
-    heads=HeadConfig(**HEADS, box_norm=True, norm_eps=1e-3, mask_norm=True, delta_clamp=None),
+    heads=HeadConfig(**HEADS, box_norm=True, box_norm_eps=1e-3, mask_norm=True, delta_clamp=None),
     detection=DetectionConfig(
         candidates="best_class", score_threshold=0.7, score_threshold_inclusive=True, nms_iou_threshold=0.3
     ),

@@ -261,7 +261,7 @@ def test_flags_come_first(file: Path, tmp_path: Path) -> None:
     found = load(file, given).model.config
     assert (found.input.min_size, found.input.max_size, found.input.square) == (64, 192, 192)
     assert (found.detection.max_detections, found.detection.score_threshold) == (7, 0.2)
-    assert found.backbone.bn_eps == found.heads.norm_eps == 1e-5
+    assert found.backbone.bn_eps == found.heads.box_norm_eps == 1e-5
     assert found.rpn.pre_nms_topk == VALUES["PRE_NMS_LIMIT"]
 
 

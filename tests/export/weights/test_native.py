@@ -100,3 +100,13 @@ def test_a_long_list_of_tensors_is_cut_short_in_the_message(tmp_path: Path, tiny
     torch.save(values, tmp_path / "best.pt")
     with pytest.raises(MismatchedWeightsError, match=r"backbone\.stem\.conv\.weight, .* and \d+ more; not part"):
         load(tmp_path / "best.pt")
+
+
+def test_a_checkpoint_of_an_earlier_version(tmp_path: Path, tiny_model: MaskRCNN) -> None:
+    """Settings that were added since have their defaults; none may go or change its name."""
+    config = tiny_model.config.to_dict()
+    del config["fpn"]["norm_eps"]
+    config["heads"]["box_norm_eps"] = 1e-5
+    values = {"maskline_checkpoint": 1, "config": config, "model": dict(tiny_model.state_dict())}
+    torch.save(values, tmp_path / "best.pt")
+    assert load(tmp_path / "best.pt").model.config == tiny_model.config

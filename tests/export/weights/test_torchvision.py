@@ -195,7 +195,7 @@ def test_epsilon(
     config = load_with(draw(**tensors), bn_eps=given).model.config
     assert config.backbone.bn_eps == body
     assert config.fpn.norm == (fpn is not None)
-    assert fpn is None or (config.fpn.norm_eps, config.heads.norm_eps) == (fpn, fpn)
+    assert fpn is None or (config.fpn.norm_eps, config.heads.box_norm_eps) == (fpn, fpn)
 
 
 def test_an_epsilon_that_is_a_guess_is_spoken_of(load_with: Callable[..., Imported], v1: Tensors) -> None:
