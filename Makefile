@@ -1,4 +1,5 @@
-# Every target makes what it needs; see README.md. Variables: PORT, MODELS, PYTHON, RUNTIME (cpu or gpu).
+# Every target makes what it needs; see README.md. Variables: PORT, MODELS, PYTHON, RUNTIME (cpu or gpu),
+# TENSORRT_INCLUDE_DIR and CUDA_ARCHITECTURES (for plugins).
 PYTHON  ?= python3
 RUNTIME ?= cpu
 VENV    := .venv
@@ -6,7 +7,7 @@ PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 SERVER  := client,server,$(RUNTIME)
 ALL     := $(SERVER),export,dev
 
-.PHONY: help install serve test lint format test-browser demo-model clean
+.PHONY: help install serve test lint format test-browser plugins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +33,9 @@ lint: install  ## ruff, mypy, and who may import whom
 format: install  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+plugins: | $(VENV)/bin/python  ## the TensorRT plugin library, plugins/build/libmaskline_plugins.so (docs/gpu.md)
+	@$(VENV)/bin/python plugins/build.py $(if $(TENSORRT_INCLUDE_DIR),--tensorrt-include-dir $(TENSORRT_INCLUDE_DIR)) $(if $(CUDA_ARCHITECTURES),--architectures "$(CUDA_ARCHITECTURES)")
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
