@@ -1,6 +1,6 @@
 // Non-maximum suppression by group over a batch, on a stream. Knows nothing of TensorRT.
 //
-// Shapes: N images, A boxes an image, K = max_output rows an image.
+// Shapes: N images (at most 65,535), A boxes an image, K = max_output rows an image.
 #pragma once
 
 #include <cstddef>

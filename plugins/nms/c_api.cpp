@@ -1,7 +1,6 @@
-// The kernels as plain C functions, for callers without a C++ compiler: the tests (emulated, on a CPU) and
-// benchmarks/gpu (on a GPU) call them through ctypes. They return a cudaError_t.
+// The kernel as plain C functions, for callers without a C++ compiler: the tests (emulated, on a CPU) and
+// benchmarks/gpu (on a GPU) call them through ctypes. `maskline_nms` returns a cudaError_t.
 #include "nms/kernel.h"
-#include "roi_align/kernel.h"
 
 extern "C" {
 
@@ -15,13 +14,6 @@ int maskline_nms(int32_t images, int32_t boxes_per_image, maskline::NmsSettings 
 {
     return maskline::nms(images, boxes_per_image, *settings, boxes, scores, groups, kept, workspace,
         static_cast<cudaStream_t>(stream));
-}
-
-int maskline_pyramid_roi_align(maskline::Pyramid const* pyramid, maskline::RoiAlignSettings const* settings,
-    int32_t rois, float const* boxes, int64_t const* image_index, void* output, void* stream)
-{
-    return maskline::pyramid_roi_align(
-        *pyramid, *settings, rois, boxes, image_index, output, static_cast<cudaStream_t>(stream));
 }
 
 }  // extern "C"
