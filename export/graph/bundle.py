@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 import torch
@@ -19,10 +19,14 @@ import torch
 from export.graph.functions import OPSET
 from export.model.config import ModelConfig
 from export.serving import serving_input
-from server.contract.card import BundleFile, Canvas, ModelCard, Output, Provenance
+from server.contract.card import BundleFile, Canvas, ModelCard, Output, Precision, Provenance
+
+if TYPE_CHECKING:
+    from export.tensorrt_plan import Plan
 
 CARD_FILE = "model.json"
 ONNX_FILE = "model.onnx"
+PLAN_FILE = "model.plan"
 
 DEFAULT_SCORE_THRESHOLD = 0.5
 """Of models trained here, for a query that gives none; an imported model keeps its family's own."""
@@ -69,11 +73,26 @@ def make_card(
     )
 
 
-def save_onnx(proto: onnx.ModelProto, folder: Path) -> BundleFile:
+def save_onnx(proto: onnx.ModelProto, folder: Path, precision: Precision = "fp32") -> BundleFile:
     """Writes the graph into a bundle's folder and says what the card has to say of it."""
     path = folder / ONNX_FILE
     onnx.save(proto, path)
-    return BundleFile(path=ONNX_FILE, sha256=sha256(path), engine="onnxruntime", precision="fp32")
+    return BundleFile(path=ONNX_FILE, sha256=sha256(path), engine="onnxruntime", precision=precision)
+
+
+def save_plan(plan: Plan, folder: Path, precision: Precision) -> BundleFile:
+    """Writes a plan of TensorRT into a bundle's folder and says what the card has to say of it."""
+    path = folder / PLAN_FILE
+    path.write_bytes(plan.data)
+    return BundleFile(
+        path=PLAN_FILE,
+        sha256=sha256(path),
+        engine="tensorrt",
+        precision=precision,
+        tensorrt=plan.tensorrt,
+        compute_capability=plan.compute_capability,
+        profiles=plan.profiles,
+    )
 
 
 def save_card(card: ModelCard, folder: Path) -> None:

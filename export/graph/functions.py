@@ -31,24 +31,42 @@ op: Any = opset20
 
 @script(_domain, default_opset=op)
 def nms(
-    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, score_threshold: float, max_output: int
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
+    pre_nms_topk: int,
 ) -> Tensor:
     """Greedy suppression: boxes [N, A, 4], scores [N, A], groups [N, A] -> int64 [M, 2] (image, index).
 
     Rows go by image, then by falling score, equal scores by the lower index. A box falls when its IoU with a kept box
-    of its own group is above `iou_threshold`; only scores above `score_threshold` take part, and at most `max_output`
-    boxes an image are kept. When nothing at all is kept there is the one row (0, -1).
+    of its own group is above `iou_threshold`; only scores above `score_threshold` take part, of each image only the
+    `pre_nms_topk` best (0: all), and at most `max_output` boxes an image are kept. When nothing at all is kept there is
+    the one row (0, -1).
     """
+    limited = op.Constant(value_int=pre_nms_topk) > 0
+    if limited:
+        limit = op.Min(op.Constant(value_int=pre_nms_topk), op.Shape(scores, start=1, end=2))
+        ranked, order = op.TopK(scores, limit, axis=1)
+        candidates = op.GatherElements(boxes, op.Expand(op.Unsqueeze(order, [2]), [1, 1, 4]), axis=1)
+        group = op.GatherElements(groups, order, axis=1)
+    else:
+        ranked, candidates, group = op.Identity(scores), op.Identity(boxes), op.Identity(groups)
+        order = op.Expand(op.Range(0, op.Gather(op.Shape(scores), 1), 1), op.Shape(scores))
     # Groups must not touch, so each gets a cell of its own in the plane. The cells lie on a 16-wide grid and not on
     # one line: group 80 is then 5 cells out and not 80, which leaves float32 four more bits for the box itself.
-    side = op.ReduceMax(boxes, keepdims=0) - op.ReduceMin(boxes, keepdims=0) + 1.0
-    column = op.Cast(op.Mod(groups, 16), to=1)
-    row = op.Cast(op.Div(groups, 16), to=1)
+    side = op.ReduceMax(candidates, keepdims=0) - op.ReduceMin(candidates, keepdims=0) + 1.0
+    column = op.Cast(op.Mod(group, 16), to=1)
+    row = op.Cast(op.Div(group, 16), to=1)
     corner = side * op.Concat(op.Unsqueeze(column, [2]), op.Unsqueeze(row, [2]), axis=2)
-    apart = boxes + op.Concat(corner, corner, axis=2)
-    # Rows of (image, class 0, index), already in the order asked for.
-    kept = op.NonMaxSuppression(apart, op.Unsqueeze(scores, [1]), max_output, iou_threshold, score_threshold)
-    rows = op.Concat(op.Gather(kept, [0, 2], axis=1), op.Unsqueeze(op.Constant(value_ints=[0, -1]), [0]), axis=0)
+    apart = candidates + op.Concat(corner, corner, axis=2)
+    # Rows of (image, class 0, position), already in the order asked for.
+    kept = op.NonMaxSuppression(apart, op.Unsqueeze(ranked, [1]), max_output, iou_threshold, score_threshold)
+    index = op.GatherND(order, op.Gather(kept, [0, 2], axis=1))
+    found = op.Concat(op.Gather(kept, [0], axis=1), op.Unsqueeze(index, [1]), axis=1)
+    rows = op.Concat(found, op.Unsqueeze(op.Constant(value_ints=[0, -1]), [0]), axis=0)
     count = op.Max(op.Shape(kept, start=0, end=1), op.Constant(value_ints=[1]))
     return op.Slice(rows, [0], count, [0])
 

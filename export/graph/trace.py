@@ -17,11 +17,16 @@ from onnx.defs import OpSchema
 from onnxscript import values
 
 from export.graph.functions import DOMAIN, DOMAIN_VERSION, OPSET, function_protos
+from export.model.config import ModelConfig
 from export.model.mask_rcnn import MaskRCNN
+from export.model.rpn import nms_limits_itself
 
 MAX_BATCH = 64
 MAX_CANVAS = 16384
 """Largest batch and canvas side, px, that the traced program promises to take; ONNX itself sets no limit."""
+
+TENSORRT_TOPK = 3840
+"""Largest k of TensorRT's TopK."""
 
 INPUT_NAMES = ("images", "windows")
 OUTPUT_NAMES = ("detections", "masks")
@@ -48,6 +53,21 @@ def trace(model: MaskRCNN) -> onnx.ModelProto:
         )
     assert exported is not None  # the dynamo exporter returns a program unless it is given a file
     return _completed(exported.model_proto, model)
+
+
+def tensorrt_obstacle(config: ModelConfig) -> str | None:
+    """Why TensorRT cannot build the graph of a model with this configuration; None where it can.
+
+    Other runtimes have no such limit.
+    """
+    rule = config.rpn
+    if nms_limits_itself(rule) or rule.pre_nms_topk <= TENSORRT_TOPK:
+        return None
+    where = "of each level" if rule.selection == "per_level" else "of all levels"
+    return (
+        f"The model takes the best {rule.pre_nms_topk} anchors {where} before NMS, and TensorRT's TopK ends at "
+        f"{TENSORRT_TOPK}: build it with --engine onnx, or set a lower limit in its configuration."
+    )
 
 
 def _program(model: MaskRCNN) -> torch.export.ExportedProgram:
@@ -121,6 +141,7 @@ _NMS = _operator(
         "iou_threshold": OpSchema.AttrType.FLOAT,
         "score_threshold": OpSchema.AttrType.FLOAT,
         "max_output": OpSchema.AttrType.INT,
+        "pre_nms_topk": OpSchema.AttrType.INT,
     },
 )
 
@@ -139,7 +160,13 @@ _ROI_ALIGN = _operator(
 
 
 def _nms_node(
-    boxes: Any, scores: Any, groups: Any, iou_threshold: float, score_threshold: float, max_output: int
+    boxes: Any,
+    scores: Any,
+    groups: Any,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
+    pre_nms_topk: int = 0,
 ) -> Any:
     return _NMS(
         boxes,
@@ -148,6 +175,7 @@ def _nms_node(
         iou_threshold=iou_threshold,
         score_threshold=score_threshold,
         max_output=max_output,
+        pre_nms_topk=pre_nms_topk,
         **_PLUGIN,
     )
 

@@ -59,11 +59,11 @@ class MaskRCNN(nn.Module):
         image_index = torch.arange(batch, device=images.device)[:, None].expand(batch, size).reshape(-1)
         features = self.box_features(pyramid, proposals.boxes.reshape(-1, 4), image_index)
         class_logits, deltas = self.box_head(features)
-        detections = detect(class_logits, deltas, proposals, self._frame(windows), self.config)
+        detections = detect(class_logits.float(), deltas.float(), proposals, self._frame(windows), self.config)
         # Detections carry the image and the class as float32, exact far beyond any count of either.
         roi_features = self.mask_features(pyramid, detections[:, 1:5], detections[:, 0].to(torch.int64))
         mask_logits = pick_class(self.mask_head(roi_features), detections[:, 6].to(torch.int64))
-        return detections, mask_logits.sigmoid()
+        return detections, mask_logits.float().sigmoid()
 
     def preprocess(self, images: Tensor, windows: Tensor) -> Tensor:
         """Images [N, H, W, 3] as the network's input [N, 3, H, W] float32: (x - mean) / std.
@@ -76,12 +76,16 @@ class MaskRCNN(nn.Module):
         return normalised.permute(0, 3, 1, 2)
 
     def pyramid(self, x: Tensor) -> list[Tensor]:
-        """P2..P6, [N, C, H / s, W / s] rounded up for s = 4, 8, 16, 32, 64, from [N, 3, H, W]."""
-        return cast(list[Tensor], self.fpn(self.backbone(x)))
+        """P2..P6, [N, C, H / s, W / s] rounded up for s = 4, 8, 16, 32, 64, from [N, 3, H, W].
+
+        They are of the weights' type, as all is up to the RoI features; `export.graph.precision` makes that float16.
+        """
+        return cast(list[Tensor], self.fpn(self.backbone(x.to(self.backbone.stem.conv.weight.dtype))))
 
     def rpn(self, pyramid: Sequence[Tensor]) -> RpnOutput:
-        """Objectness and deltas of every anchor; the levels follow each other."""
-        return cast(RpnOutput, self.rpn_head(pyramid))
+        """Objectness and deltas of every anchor, float32; the levels follow each other."""
+        output = cast(RpnOutput, self.rpn_head(pyramid))
+        return output._replace(logits=output.logits.float(), deltas=output.deltas.float())
 
     def anchors(self, pyramid: Sequence[Tensor]) -> Tensor:
         """Anchors [A, 4] in canvas pixels, in the order of `rpn`."""

@@ -15,32 +15,45 @@ _CHUNK = 512
 
 
 def nms(
-    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, score_threshold: float, max_output: int
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
+    pre_nms_topk: int = 0,
 ) -> Tensor:
     """Greedy suppression of `boxes` [N, A, 4] by `scores` [N, A] within equal `groups` [N, A] (int64).
 
     A candidate needs score > `score_threshold`; it falls to an earlier kept box of its group when their IoU >
-    `iou_threshold`. Returns int64 [M, 2] rows (image, index): by image, then falling score, ties by the lower index, at
+    `iou_threshold`. Of each image only the `pre_nms_topk` best scores take part, ties by the lower index (0: all do).
+    Returns int64 [M, 2] rows (image, index): by image, then falling score, ties by the lower index, at
     most `max_output` an image, and at least one row in all: a lone (0, -1) when nothing is left. During torch.export
     this is the custom operator `maskrcnn::nms`, whose runtimes may also give (image, -1) rows after an image's own.
     """
     if torch.compiler.is_exporting():
         kept: Tensor = torch.ops.maskrcnn.nms(
-            boxes, scores, groups, float(iou_threshold), float(score_threshold), max_output
+            boxes, scores, groups, float(iou_threshold), float(score_threshold), max_output, pre_nms_topk
         )
         return kept
-    return _nms(boxes, scores, groups, iou_threshold, score_threshold, max_output)
+    return _nms(boxes, scores, groups, iou_threshold, score_threshold, max_output, pre_nms_topk)
 
 
 @torch.no_grad()
 def _nms(
-    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, score_threshold: float, max_output: int
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
+    pre_nms_topk: int,
 ) -> Tensor:
     rows = []
     for image in range(boxes.shape[0]):
         candidates = (scores[image] > score_threshold).nonzero()[:, 0]
         order = torch.sort(scores[image, candidates], descending=True, stable=True).indices
-        index = candidates[order]
+        index = candidates[order[: pre_nms_topk or None]]
         kept = index[_greedy(boxes[image, index], groups[image, index], iou_threshold, max_output)]
         rows.append(torch.stack((torch.full_like(kept, image), kept), dim=1))
     found = torch.cat(rows)
@@ -82,14 +95,26 @@ def _survivors(overlap: Tensor) -> Tensor:
 
 @torch.library.custom_op("maskrcnn::nms", mutates_args=())
 def _nms_op(
-    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, score_threshold: float, max_output: int
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
+    pre_nms_topk: int = 0,
 ) -> Tensor:
-    return _nms(boxes, scores, groups, iou_threshold, score_threshold, max_output)
+    return _nms(boxes, scores, groups, iou_threshold, score_threshold, max_output, pre_nms_topk)
 
 
 @_nms_op.register_fake
 def _nms_shape(
-    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, score_threshold: float, max_output: int
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
+    pre_nms_topk: int = 0,
 ) -> Tensor:
     rows = torch.library.get_ctx().new_dynamic_size(min=1)
     return boxes.new_empty((rows, 2), dtype=torch.int64)

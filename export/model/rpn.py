@@ -46,6 +46,19 @@ class Proposals(NamedTuple):
     """[N, K] bool."""
 
 
+class _Candidates(NamedTuple):
+    """What NMS chooses from, C an image."""
+
+    boxes: Tensor
+    """[N, C, 4], not clipped."""
+    scores: Tensor
+    """[N, C]."""
+    groups: Tensor
+    """int64 [C]."""
+    limit: int
+    """How many of an image's best may take part; 0: all."""
+
+
 class RpnHead(nn.Module):
     """3x3 convolutions shared by the levels, then 1x1 convolutions for objectness and deltas."""
 
@@ -86,12 +99,11 @@ def propose(
     together (`RpnConfig.selection`); the limits are the configuration's unless given.
     """
     post = post_nms_topk or config.post_nms_topk
-    scores, index, groups = _candidates(output, config, pre_nms_topk or config.pre_nms_topk)
-    deltas = torch.gather(output.deltas, 1, index[..., None].expand(-1, -1, 4))
-    boxes = clip(decode(deltas, anchors[index], config.box_std, config.delta_clamp), windows)
+    found, scores, groups, limit = _candidates(output, anchors, config, pre_nms_topk or config.pre_nms_topk)
+    boxes = clip(found, windows)
     if config.min_size is not None:
         scores = torch.where(_large_enough(boxes, config), scores, NO_SCORE)
-    kept = nms(boxes, scores, groups.expand_as(index), config.nms_iou_threshold, LOWEST_SCORE, post)
+    kept = nms(boxes, scores, groups.expand_as(scores), config.nms_iou_threshold, LOWEST_SCORE, post, limit)
     chosen, valid = dense(kept, boxes.shape[0], post)
     kept_boxes = torch.gather(boxes, 1, chosen[..., None].expand(-1, -1, 4)) * valid[..., None]
     kept_scores = torch.gather(scores, 1, chosen)
@@ -117,14 +129,30 @@ def _by_anchor(x: Tensor, values: int) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
 
 
-def _candidates(output: RpnOutput, config: RpnConfig, pre_nms_topk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and anchor indices [N, k] before NMS, and their groups [k]."""
+def _candidates(output: RpnOutput, anchors: Tensor, config: RpnConfig, pre_nms_topk: int) -> _Candidates:
+    """The best anchors of each level or of all levels, or all where NMS limits itself; decoded."""
     ranked = output.logits.softmax(dim=-1)[..., 1] if config.objectness == "softmax" else output.logits
-    if config.selection == "joint":
-        scores, index = _padded_topk(ranked, pre_nms_topk)
-        return scores, index, torch.zeros_like(index[0])
+    if nms_limits_itself(config):
+        boxes = decode(output.deltas, anchors, config.box_std, config.delta_clamp)
+        return _Candidates(boxes, ranked, torch.zeros_like(ranked[0], dtype=torch.int64), pre_nms_topk)
+    counts = output.level_counts if config.selection == "per_level" else [sum(output.level_counts)]
+    scores, index, groups = _topk_by_level(ranked, counts, pre_nms_topk)
+    deltas = torch.gather(output.deltas, 1, index[..., None].expand(-1, -1, 4))
+    return _Candidates(decode(deltas, anchors[index], config.box_std, config.delta_clamp), scores, groups, 0)
+
+
+def nms_limits_itself(config: RpnConfig) -> bool:
+    """Whether NMS gets all anchors and chooses the best itself: Matterport's 6000 are beyond TensorRT's TopK.
+
+    Where small boxes are dropped it cannot: that comes between the choice and NMS.
+    """
+    return config.selection == "joint" and config.min_size is None
+
+
+def _topk_by_level(ranked: Tensor, counts: Sequence[int], pre_nms_topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores and anchor indices [N, k * levels] of the best k of each level in `ranked` [N, A], and their levels."""
     scores_by_level, index_by_level, start = [], [], 0
-    for level in torch.split(ranked, output.level_counts, dim=1):
+    for level in torch.split(ranked, list(counts), dim=1):
         scores, index = _padded_topk(level, pre_nms_topk)
         scores_by_level.append(scores)
         index_by_level.append(index + start)

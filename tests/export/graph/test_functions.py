@@ -11,6 +11,7 @@ import onnx
 import onnx.inliner
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -47,9 +48,31 @@ def operator(name: str, inputs: dict[str, int], output: int, **attributes: objec
     return run
 
 
-def nms_operator(iou_threshold: float = 0.5, score_threshold: float = 0.1, max_output: int = 100) -> Run:
+def operator_of_onnx(name: str, *values: Array) -> Array:
+    """What ONNX Runtime's own operator gives."""
+    names = [f"x{i}" for i in range(len(values))]
+    inputs = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in zip(names, values, strict=True)
+    ]
+    output = helper.make_tensor_value_info("out", TensorProto.INT64, None)
+    graph = helper.make_graph([helper.make_node(name, names, ["out"])], "graph", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: Array = session.run(None, dict(zip(names, values, strict=True)))[0]
+    return found
+
+
+def nms_operator(
+    iou_threshold: float = 0.5, score_threshold: float = 0.1, max_output: int = 100, pre_nms_topk: int = 0
+) -> Run:
     inputs = {"boxes": TensorProto.FLOAT, "scores": TensorProto.FLOAT, "groups": TensorProto.INT64}
-    limits = {"iou_threshold": iou_threshold, "score_threshold": score_threshold, "max_output": max_output}
+    limits = {
+        "iou_threshold": iou_threshold,
+        "score_threshold": score_threshold,
+        "max_output": max_output,
+        "pre_nms_topk": pre_nms_topk,
+    }
     return operator("MaskRcnnNms", inputs, TensorProto.INT64, plugin_version="1", plugin_namespace="maskrcnn", **limits)
 
 
@@ -60,11 +83,13 @@ def iou(a: Array, b: Array) -> float:
     return float(inside / union) if union > 0 else 0.0
 
 
-def numpy_nms(boxes: Array, scores: Array, groups: Array, iou_t: float, score_t: float, limit: int) -> Array:
+def numpy_nms(
+    boxes: Array, scores: Array, groups: Array, iou_t: float, score_t: float, limit: int, best: int = 0
+) -> Array:
     rows = []
     for image in range(len(boxes)):
         kept: list[int] = []
-        for i in np.argsort(-scores[image], kind="stable"):
+        for i in np.argsort(-scores[image], kind="stable")[: best or None]:
             rivals = [j for j in kept if groups[image, j] == groups[image, i]]
             box = boxes[image].astype(np.float64)
             if scores[image, i] > np.float32(score_t) and all(iou(box[i], box[j]) <= iou_t for j in rivals):
@@ -87,6 +112,32 @@ def test_nms_is_the_plain_greedy_algorithm(group_count: int, limit: int) -> None
     scores = rng.permutation(180).reshape(3, 60).astype(np.float32) / 180
     expected = numpy_nms(boxes, scores, groups, 0.3, 0.1, limit)
     np.testing.assert_array_equal(nms_operator(0.3, 0.1, limit)(boxes, scores, groups), expected)
+
+
+@pytest.mark.parametrize("best", [1, 20, 60, 1000])
+@pytest.mark.parametrize("distinct", [7, 180], ids=["tied scores", "distinct scores"])
+def test_only_the_best_scores_take_part(best: int, distinct: int) -> None:
+    rng = np.random.default_rng(best)
+    boxes, groups = scattered_boxes(rng, 3, 60), rng.integers(0, 5, (3, 60))
+    scores = rng.permutation(180).reshape(3, 60).astype(np.float32) % distinct / distinct
+    expected = numpy_nms(boxes, scores, groups, 0.3, 0.1, 25, best)
+    np.testing.assert_array_equal(nms_operator(0.3, 0.1, 25, best)(boxes, scores, groups), expected)
+
+
+def test_the_limit_is_topk_before_onnx_runtimes_own_operator() -> None:
+    rng = np.random.default_rng(7)
+    boxes, scores = scattered_boxes(rng, 1, 300), rng.random((1, 300), np.float32)
+    order = torch.topk(torch.from_numpy(scores[0]), 120).indices.numpy()
+    plain = operator_of_onnx(
+        "NonMaxSuppression",
+        boxes[:, order],
+        scores[:, None, order],
+        np.array([50]),
+        np.float32([0.4]),
+        np.float32([0.2]),
+    )
+    kept = nms_operator(0.4, 0.2, 50, 120)(boxes, scores, np.zeros((1, 300), np.int64))
+    assert kept[:, 1].tolist() == order[plain[:, 2]].tolist()
 
 
 def test_equal_scores_go_by_the_lower_index() -> None:
@@ -282,7 +333,7 @@ def test_half_precision_features_keep_single_precision_boxes() -> None:
 def test_functions_name_every_attribute_of_their_operator() -> None:
     functions = {function.name: function for function in function_protos()}
     nms, align = functions["MaskRcnnNms"], functions["PyramidRoiAlign"]
-    assert set(nms.attribute) == {"iou_threshold", "score_threshold", "max_output"}
+    assert set(nms.attribute) == {"iou_threshold", "score_threshold", "max_output", "pre_nms_topk"}
     assert set(align.attribute) == {"output_size", "sampling_ratio", "aligned", "crop_and_resize", "level_rule"}
     assert {o.version for f in functions.values() for o in f.opset_import if not o.domain} == {OPSET}
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from export.graph.trace import tensorrt_obstacle
+from export.model.config import ModelConfig, RpnConfig
 from export.model.mask_rcnn import MaskRCNN
 
 Array = NDArray[Any]
@@ -118,7 +120,9 @@ def test_nodes_carry_what_a_plugin_needs(traced: onnx.ModelProto) -> None:
     proposal_nms, box_align, detection_nms, mask_align = attributes
     assert proposal_nms["iou_threshold"] == pytest.approx(0.7)
     assert proposal_nms["max_output"] == 40
-    assert detection_nms == {"iou_threshold": 0.5, "score_threshold": pytest.approx(0.05), "max_output": 20}
+    assert proposal_nms["pre_nms_topk"] == 0
+    thresholds = {"iou_threshold": 0.5, "score_threshold": pytest.approx(0.05)}
+    assert detection_nms == thresholds | {"max_output": 20, "pre_nms_topk": 0}
     settings = {"sampling_ratio": 2, "aligned": 0, "crop_and_resize": 0, "level_rule": b"floor"}
     assert box_align == settings | {"output_size": 7}
     assert mask_align == settings | {"output_size": 14}
@@ -146,3 +150,17 @@ def test_the_file_says_what_it_is_and_nothing_of_the_machine_that_made_it(traced
     content = traced.SerializeToString()
     assert b".py" not in content
     assert b"site-packages" not in content
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        pytest.param(RpnConfig(pre_nms_topk=3840), None, id="at TopK's limit"),
+        pytest.param(RpnConfig(pre_nms_topk=3841), "3841 anchors of each level", id="above it"),
+        pytest.param(RpnConfig(selection="joint", min_size=None, pre_nms_topk=6000), None, id="chosen by NMS"),
+        pytest.param(RpnConfig(selection="joint", pre_nms_topk=6000), "6000 anchors of all levels", id="chosen before"),
+    ],
+)
+def test_what_tensorrt_cannot_build_is_told_in_a_sentence(rule: RpnConfig, words: str | None) -> None:
+    found = tensorrt_obstacle(ModelConfig(classes=("background", "thing"), rpn=rule))
+    assert found is None if words is None else words in str(found)

@@ -19,11 +19,11 @@ def _iou(a: Array, b: Array) -> np.float32:
 
 
 def _greedy(
-    boxes: Array, scores: Array, groups: npt.NDArray[np.int64], iou: float, score: float, limit: int
+    boxes: Array, scores: Array, groups: npt.NDArray[np.int64], iou: float, score: float, limit: int, best: int = 0
 ) -> list[int]:
     """The textbook loop for one image."""
     kept: list[int] = []
-    for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
+    for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: best or None]:
         clear = all(groups[i] != groups[j] or _iou(boxes[i], boxes[j]) <= np.float32(iou) for j in kept)
         if scores[i] > np.float32(score) and clear and len(kept) < limit:
             kept.append(i)
@@ -53,6 +53,15 @@ def test_agrees_with_the_plain_loop(count: int, groups: int, limit: int, ties: b
     found = nms(torch.tensor(boxes), torch.tensor(scores), torch.tensor(group), 0.4, 0.15, limit)
     assert found.dtype == torch.int64
     expected = [(n, i) for n in (0, 1) for i in _greedy(boxes[n], scores[n], group[n], 0.4, 0.15, limit)]
+    assert [tuple(row) for row in found.tolist()] == expected
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct scores", "tied scores"])
+@pytest.mark.parametrize("best", [1, 30, 90, 500])
+def test_only_the_best_scores_take_part(best: int, ties: bool) -> None:
+    boxes, scores, group = _random_case(best, 90, 3, ties=ties)
+    found = nms(torch.tensor(boxes), torch.tensor(scores), torch.tensor(group), 0.4, 0.15, 20, pre_nms_topk=best)
+    expected = [(n, i) for n in (0, 1) for i in _greedy(boxes[n], scores[n], group[n], 0.4, 0.15, 20, best)]
     assert [tuple(row) for row in found.tolist()] == expected
 
 

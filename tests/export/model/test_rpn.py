@@ -40,6 +40,14 @@ def test_joint_selection_suppresses_over_levels() -> None:
     assert found.valid[0].tolist() == [True] * 2 + [False] * 3
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 9])
+def test_nms_with_the_limit_gives_what_topk_before_it_gives(limit: int) -> None:
+    inside, dropping = (_config(selection="joint", pre_nms_topk=limit, min_size=size) for size in (None, 0.0))
+    for logits in (LOGITS, [1.0, 1.0, 1.0, 1.0]):
+        for found, expected in zip(_propose(inside, logits), _propose(dropping, logits), strict=True):
+            assert torch.equal(found, expected)
+
+
 def test_limits_before_nms_are_of_a_level_or_of_all() -> None:
     assert _propose(_config(pre_nms_topk=1)).boxes[0, :3].tolist() == [*ANCHORS[[3, 1]].tolist(), [0, 0, 0, 0]]
     assert _propose(_config(pre_nms_topk=1, selection="joint")).valid.sum() == 1
