@@ -28,6 +28,7 @@ STATUS_BY_ERROR: dict[type[errors.MasklineError], int] = {
     errors.BundleError: 503,
     errors.DeadlinePassed: 504,
     errors.EngineFailed: 500,
+    errors.EngineLost: 503,
 }
 """An error that is not listed has its nearest base's status."""
 

@@ -57,7 +57,7 @@ class Models:
     """Loaded models by name and version, used on one event loop; `open` may run before there is one."""
 
     def __init__(self, settings: Settings) -> None:
-        self.failure: str | None = None
+        self._failure: str | None = None
         self._settings = settings
         self._models: dict[tuple[str, str], Model] = {}
         self._picture_threads = ThreadPoolExecutor(settings.picture_threads or usable_cpus(), "pictures")
@@ -83,8 +83,13 @@ class Models:
         return iter(self._models.values())
 
     @property
+    def failure(self) -> str | None:
+        """Why only a new process can serve, if that is so: a failed warm-up, or a device that was lost."""
+        return self._failure or next((lost for model in self if (lost := model.serving.pipeline.lost)), None)
+
+    @property
     def ready(self) -> bool:
-        return all(model.ready for model in self)
+        return self.failure is None and all(model.ready for model in self)
 
     @property
     def waiting(self) -> int:
@@ -92,12 +97,12 @@ class Models:
         return sum(model.serving.batcher.waiting for model in self)
 
     async def start(self) -> None:
-        """Warms every model up and takes work. A model that cannot run leaves `failure` and the server not ready."""
+        """Warms every model up and takes work. A model that cannot run leaves `failure`."""
         try:
             for model in list(self):
                 await model.start()
         except Exception as error:
-            self.failure = f"A model failed its first run: {error}"
+            self._failure = f"A model failed its first run: {error}"
             logger.exception("warm-up failed")
 
     async def close(self) -> None:
@@ -191,7 +196,7 @@ class Models:
         settings = self._settings
         picture_limits = Limits(settings.max_picture_mib * MIB, int(settings.max_megapixels * 1e6))
         queue_limits = QueueLimits(
-            max_batch_size=settings.max_batch_size,
+            max_batch_size=min(settings.max_batch_size, engine.max_batch or settings.max_batch_size),
             max_delay_s=settings.max_queue_delay_ms / 1e3,
             max_items=settings.max_queue_size,
             max_cost=settings.max_queue_mib * MIB,

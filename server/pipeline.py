@@ -38,6 +38,8 @@ class Pipeline:
     def __init__(self, engine: Engine, limits: Limits | None = None) -> None:
         self.engine = engine
         self.limits = limits or Limits()
+        self.lost: str | None = None
+        """Why the engine's device is gone for this process, once it is."""
 
     @classmethod
     def open(
@@ -83,24 +85,37 @@ class Pipeline:
         """Runs canvases of one size together; each gets its own rows."""
         images: Any = np.stack([canvas.image for canvas in canvases])
         windows = np.array([canvas.window_xyxy for canvas in canvases], np.float32)
-        found = self.engine.infer(images, windows)
+        try:
+            found = self.engine.infer(images, windows)
+        except errors.EngineLost as error:
+            self.lost = str(error)
+            raise
         return [found.of_image(i) for i in range(len(canvases))]
 
     def finish(self, canvas: Canvas, detections: Detections, options: PredictOptions) -> ImageResult:
         return to_image_result(detections.detections, detections.masks, canvas, self.card, options)
 
-    def warm_up(self) -> None:
-        """Runs every listed canvas, or the commonest shapes, once: first runs of a shape are slow."""
-        for h, w in self._common_sizes():
-            self.infer([self.prepare(np.zeros((h, w, 3), np.uint8))])
+    def warm_up(self, max_batch: int = 1) -> None:
+        """Runs every listed canvas, or the commonest shapes, once: first runs of a shape are slow.
 
-    def _common_sizes(self) -> Iterator[tuple[int, int]]:
-        if self.card.input.canvases != "exact":
-            yield from self.card.input.canvases
+        An engine whose batches are limited is made for each size by itself, so those up to `max_batch` run as well;
+        the largest first, as it is the one that memory may not be enough for.
+        """
+        counts = range(min(max_batch, self.engine.max_batch), 0, -1) if self.engine.max_batch else (1,)
+        for canvas in self._common_canvases():
+            for count in counts:
+                self.infer([canvas] * count)
+
+    def _common_canvases(self) -> Iterator[Canvas]:
+        """Black ones."""
+        settings = self.card.input
+        if settings.canvases != "exact":
+            for h, w in settings.canvases:
+                yield Canvas(np.zeros((h, w, 3), settings.dtype), (0, 0, w, h), (h, w))
             return
-        short = self.card.input.resize.min_size
+        short = settings.resize.min_size
         for h, w in COMMON_ASPECTS_HW:
-            yield short * h // min(h, w), short * w // min(h, w)
+            yield self.prepare(np.zeros((short * h // min(h, w), short * w // min(h, w), 3), np.uint8))
 
 
 @dataclass(frozen=True)
@@ -137,7 +152,8 @@ class BatchingPipeline:
 
     async def start(self) -> None:
         """Warms the engine up, in a thread, and takes work."""
-        await asyncio.get_running_loop().run_in_executor(None, self.pipeline.warm_up)
+        max_batch = self.batcher.limits.max_batch_size
+        await asyncio.get_running_loop().run_in_executor(None, self.pipeline.warm_up, max_batch)
         self.batcher.start()
 
     async def close(self) -> None:

@@ -22,6 +22,9 @@ class Bundle:
     path: Path
     card: ModelCard
 
+    def has(self, engine: str) -> bool:
+        return any(entry.engine == engine for entry in self.card.files)
+
     def file_for(self, engine: str) -> tuple[Path, BundleFile]:
         """Path and entry of the file for an engine. Raises `EngineUnavailable` where there is none."""
         for entry in self.card.files:
@@ -29,7 +32,7 @@ class Bundle:
                 return self.path / entry.path, entry
         has = ", ".join(sorted({entry.engine for entry in self.card.files}))
         raise EngineUnavailable(
-            f"{self.path} has no file for the engine {engine}, only for {has}. {rebuild(self.path)}"
+            f"{self.path} has no file for the engine {engine}, only for {has}. {rebuild(self.path, engine)}"
         )
 
 
@@ -56,8 +59,10 @@ def find_bundles(paths: Sequence[str | Path]) -> list[Path]:
     return [bundle for path in paths for bundle in _bundles_in(Path(path))]
 
 
-def rebuild(folder: Path) -> str:
-    return f"Build it again: maskline build --weights WEIGHTS --output {folder}"
+def rebuild(folder: Path, engine: str = "onnxruntime") -> str:
+    """Advice for whom a bundle lets down: the command that builds it with a file for the engine."""
+    flag = f" --engine {engine}" if engine != "onnxruntime" else ""
+    return f"Build it again: maskline build --weights WEIGHTS{flag} --output {folder}"
 
 
 def _bundles_in(path: Path) -> list[Path]:

@@ -6,14 +6,16 @@ boxes (x1, y1, x2, y2) with x2/y2 exclusive.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 SCHEMA_VERSION: Final = 1
 
 Canvas = tuple[PositiveInt, PositiveInt]
 """Height, width."""
+
+Precision = Literal["fp32", "fp16", "int8"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -60,16 +62,33 @@ class Output(_Part):
     nms_iou_threshold: Fraction
 
 
+class Profile(_Part):
+    """One optimization profile of a TensorRT plan: this canvas, in batches of 1 to `max_batch`."""
+
+    canvas: Canvas
+    max_batch: PositiveInt
+
+
 class BundleFile(_Part):
-    """One compiled form of the model. `path` is relative to the bundle."""
+    """One compiled form of the model. `path` is relative to the bundle.
+
+    A plan of TensorRT says what it fits: `tensorrt` is the version that built it ("11.1.0.106"), `compute_capability`
+    that of its GPU ("9.0"); a trailing "+" means this one and later ones. `profiles` are in the plan's order.
+    """
 
     path: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     engine: Literal["onnxruntime", "openvino", "tensorrt"]
-    precision: Literal["fp32", "fp16", "int8"]
-    tensorrt: str | None = None
-    compute_capability: str | None = None
-    profiles: list[dict[str, Any]] | None = None
+    precision: Precision
+    tensorrt: Annotated[str, Field(pattern=r"^\d+(\.\d+)*\+?$")] | None = None
+    compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d+\+?$")] | None = None
+    profiles: Annotated[list[Profile], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _plan_says_what_it_fits(self) -> Self:
+        if self.engine == "tensorrt" and None in (self.tensorrt, self.compute_capability, self.profiles):
+            raise ValueError("a plan of TensorRT needs tensorrt, compute_capability and profiles")
+        return self
 
 
 class Provenance(_Part):

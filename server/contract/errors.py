@@ -16,6 +16,7 @@
      │    │    └── Draining
      │    ├── DeadlinePassed
      │    └── EngineFailed
+     │         └── EngineLost
      └── BundleError                a model cannot be loaded
           └── EngineUnavailable
 
@@ -99,6 +100,10 @@ class DeadlinePassed(ServiceError):
 
 class EngineFailed(ServiceError):
     """The engine raised an error while it ran."""
+
+
+class EngineLost(EngineFailed):
+    """The engine's device is gone for this process; only a new process can use it again."""
 
 
 class BundleError(MasklineError):

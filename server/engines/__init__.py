@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Literal
 
 from server.contract.errors import EngineUnavailable
@@ -10,11 +11,16 @@ if TYPE_CHECKING:
     from server.engines.base import Engine
     from server.repository import Bundle
 
+logger = logging.getLogger("server.engines")
+
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "fake"]
 
 
 def create_engine(name: EngineName, bundle: Bundle, *, threads: int | None = None) -> Engine:
-    """Loads a bundle into an engine; `auto` takes the fastest that this machine and this bundle have.
+    """Loads a bundle into an engine.
+
+    `auto` takes a TensorRT plan that fits this machine, else ONNX Runtime, on a GPU where the installed package has
+    CUDA. A plan that it passes over is logged, with the reason.
 
     Args:
         name: engine to use.
@@ -22,15 +28,38 @@ def create_engine(name: EngineName, bundle: Bundle, *, threads: int | None = Non
         threads: CPU threads of a CPU engine; None: all that this process may use.
 
     Raises:
-        EngineUnavailable: the engine is not installed, or the bundle has no file for it.
+        EngineUnavailable: the engine is not installed or cannot run here, or the bundle has no file for it.
         BundleError: the runtime refuses the file.
     """
     if name == "fake":
         from server.engines.fake import FakeEngine
 
         return FakeEngine(bundle.card)
-    if name in ("openvino", "tensorrt"):
+    if name == "openvino":
         raise EngineUnavailable(f"The {name} engine is not part of this version. Use --engine onnxruntime.")
+    if name == "tensorrt":
+        return _tensorrt(bundle)
+    if name == "auto" and bundle.has("tensorrt"):
+        return _plan_or_else(bundle, threads)
+    return _onnxruntime(bundle, threads)
+
+
+def _plan_or_else(bundle: Bundle, threads: int | None) -> Engine:
+    try:
+        return _tensorrt(bundle)
+    except EngineUnavailable as error:
+        instead = _onnxruntime(bundle, threads)
+        logger.warning("%s runs in %s, not from its TensorRT plan: %s", bundle.path, instead.description, error)
+        return instead
+
+
+def _tensorrt(bundle: Bundle) -> Engine:
+    from server.engines.tensorrt_ import TensorRtEngine
+
+    return TensorRtEngine(bundle)
+
+
+def _onnxruntime(bundle: Bundle, threads: int | None) -> Engine:
     from server.engines.onnxruntime_ import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(bundle, threads=threads)

@@ -45,6 +45,11 @@ class Engine(Protocol):
         """Runtime and device, for people: "ONNX Runtime 1.25 on 4 CPU threads"."""
         ...
 
+    @property
+    def max_batch(self) -> int | None:
+        """Largest batch that it takes on every canvas; None: any."""
+        ...
+
     def infer(self, images: Canvases, windows: Float32) -> Detections:
         """Runs one batch.
 
@@ -54,6 +59,7 @@ class Engine(Protocol):
 
         Raises:
             EngineFailed: the runtime refused the batch or broke while it ran it.
+            EngineLost: the device is gone for this process, and every later call raises this too.
         """
         ...
 

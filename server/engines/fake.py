@@ -48,6 +48,7 @@ class FakeEngine:
     that warm-up is quick."""
 
     description = "fake engine, no model"
+    max_batch: int | None = None
 
     def __init__(
         self, card: ModelCard = FAKE_CARD, *, seconds_per_batch: float = 0.0, seconds_per_image: float = 0.0

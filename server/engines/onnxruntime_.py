@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from importlib.metadata import PackageNotFoundError, distribution
@@ -10,10 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from server.contract.errors import BundleError, EngineFailed, EngineUnavailable
 from server.engines.base import Canvases, Detections, Float32
+from server.engines.cuda_ import gpu_name
 from server.repository import Bundle, rebuild
 
 if TYPE_CHECKING:
     import onnxruntime
+
+logger = logging.getLogger("server.engines")
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+CUDA_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested",  # doubling, the default, takes far more than the canvases need
+    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE, the default, measures every convolution anew for each canvas
+    "use_tf32": "0",  # fp32 means fp32; half precision is a choice of the build
+}
 
 QUIET = 3
 """Errors only: the runtime warns about every memcpy and every folded constant."""
@@ -31,15 +43,15 @@ class OnnxRuntimeEngine:
         BundleError: the runtime refuses the file.
     """
 
+    max_batch: int | None = None
+
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         runtime = _import_runtime()
         path, _ = bundle.file_for("onnxruntime")
         threads = threads or usable_cpus()
         self.card = bundle.card
         self._session: onnxruntime.InferenceSession | None = _open_session(runtime, path, threads)
-        provider = self._session.get_providers()[0].removesuffix("ExecutionProvider")
-        device = f"{threads} CPU thread{'s' * (threads > 1)}" if provider == "CPU" else provider
-        self.description = f"ONNX Runtime {runtime.__version__} on {device}"
+        self.description = f"ONNX Runtime {runtime.__version__} on {_device(runtime, self._session, threads)}"
 
     def infer(self, images: Canvases, windows: Float32) -> Detections:
         if self._session is None:
@@ -98,12 +110,33 @@ def _open_session(runtime: Any, path: Path, threads: int) -> onnxruntime.Inferen
     options.log_severity_level = QUIET
     options.enable_mem_pattern = False  # patterns are kept for each shape seen, and canvases have many
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would burn a whole CPU each
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [name for name in wanted if name in runtime.get_available_providers()]
     try:
-        return runtime.InferenceSession(str(path), options, providers=providers)
+        return runtime.InferenceSession(str(path), options, providers=_providers(runtime))
     except Exception as error:  # as above
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}. {rebuild(path.parent)}") from error
+
+
+def _providers(runtime: Any) -> list[str | tuple[str, dict[str, str]]]:
+    """CUDA where the package has it, then the CPU, which also takes the operators that CUDA lacks."""
+    if CUDA not in runtime.get_available_providers():
+        return [CPU]
+    if hasattr(runtime, "preload_dlls"):  # since 1.21: finds CUDA and cuDNN where pip has put them
+        runtime.preload_dlls()
+    return [(CUDA, CUDA_OPTIONS), CPU]
+
+
+def _device(runtime: Any, session: onnxruntime.InferenceSession, threads: int) -> str:
+    """What the session runs on, for people. Says so in the log where it should be a GPU and is not."""
+    if CUDA in session.get_providers():
+        return f"{gpu_name() or 'a GPU'} with CUDA"
+    cpu = f"{threads} CPU thread{'s' * (threads > 1)}"
+    if CUDA in runtime.get_available_providers():
+        logger.warning(
+            "ONNX Runtime could not start CUDA and runs on %s. Its own message says what is missing: a driver "
+            "(nvidia-smi shows it), or CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]').",
+            cpu,
+        )
+    return cpu
 
 
 def _first_line(error: Exception) -> str:
