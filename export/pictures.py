@@ -27,10 +27,11 @@ class PicturesError(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, uint8 [h, w, 3] RGB, and what to call it."""
+    """A picture, uint8 [h, w, 3] RGB, and what to call it; `image_id` is that of its COCO data, None elsewhere."""
 
     name: str
     picture: Picture
+    image_id: int | None = None
 
 
 def read_examples(source: Path | None) -> list[Example]:
@@ -42,26 +43,35 @@ def read_examples(source: Path | None) -> list[Example]:
         return [Example(f"generated picture {i}", _generate(i, *size)) for i, size in enumerate(GENERATED_HW)]
     if not source.is_dir():
         raise PicturesError(f"{source} is not a folder of pictures.")
-    paths = _coco_paths(source) if (source / "annotations").is_dir() else _folder_paths(source)
-    if not paths:
+    annotations = annotation_file(source)
+    found = _folder_pictures(source) if annotations is None else _coco_pictures(source, annotations)
+    if not found:
         raise PicturesError(f"{source} holds no pictures.")
-    chosen = np.unique(np.linspace(0, len(paths) - 1, MOST).round().astype(int))
-    return [Example(paths[i].name, _read(paths[i])) for i in chosen]
+    chosen = np.unique(np.linspace(0, len(found) - 1, MOST).round().astype(int))
+    return [Example(path.name, _read(path), image_id) for path, image_id in (found[i] for i in chosen)]
 
 
-def _folder_paths(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
-def _coco_paths(folder: Path) -> list[Path]:
-    files = sorted((folder / "annotations").glob("instances_*.json"), key=lambda path: (path.stem[10:] != "val", path))
+def annotation_file(folder: Path) -> Path | None:
+    """The COCO file of which the pictures are taken; None: the folder is no COCO data. Raises `PicturesError`."""
+    annotations = folder / "annotations"
+    if not annotations.is_dir():
+        return None
+    files = sorted(annotations.glob("instances_*.json"), key=lambda path: (path.stem[10:] != "val", path))
     if not files:
-        raise PicturesError(f"{folder}/annotations holds no instances_SPLIT.json.")
+        raise PicturesError(f"{annotations} holds no instances_SPLIT.json.")
+    return files[0]
+
+
+def _folder_pictures(folder: Path) -> list[tuple[Path, None]]:
+    return [(path, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+
+
+def _coco_pictures(folder: Path, annotations: Path) -> list[tuple[Path, int]]:
     try:
-        names = [image["file_name"] for image in json.loads(files[0].read_bytes())["images"]]
+        images = [(image["file_name"], image["id"]) for image in json.loads(annotations.read_bytes())["images"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PicturesError(f"{files[0]} is not a COCO file with a list of images.") from error
-    return [folder / files[0].stem[10:] / name for name in sorted(names)]
+        raise PicturesError(f"{annotations} is not a COCO file with a list of images.") from error
+    return [(folder / annotations.stem[10:] / name, image_id) for name, image_id in sorted(images)]
 
 
 def _read(path: Path) -> Picture:

@@ -18,6 +18,7 @@ class TorchEngine:
     """Runs a `MaskRCNN` in eval mode on the CPU. See `server.engines.base.Engine`."""
 
     description = f"PyTorch {torch.__version__} on the CPU"
+    max_batch: int | None = None
 
     def __init__(self, model: MaskRCNN, card: ModelCard) -> None:
         self.card = card

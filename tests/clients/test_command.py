@@ -17,7 +17,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]):
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for name in ("serve", "build", "train", "evaluate", "predict", "loadtest", "samples"):
+    for name in ("serve", "build", "train", "evaluate", "export-triton", "predict", "loadtest", "samples"):
         assert f"\n  {name} " in text
 
 

@@ -37,6 +37,11 @@ def wrong_trace(monkeypatch: pytest.MonkeyPatch, traced: onnx.ModelProto) -> Non
     monkeypatch.setattr("export.graph.trace.trace", lambda model: traced)
 
 
+@pytest.fixture
+def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+
+
 def build(checkpoint: Path, output: Path, *options: str) -> int:
     return main(["--weights", str(checkpoint), "--output", str(output), *options])
 
@@ -152,22 +157,28 @@ def test_nothing_is_left_of_a_refused_bundle(tmp_path: Path, checkpoint: Path) -
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        pytest.param("--precision fp16", "--precision fp16 is not available in this version.", id="fp16"),
         pytest.param("--precision int8", "--precision int8 is not available in this version.", id="int8"),
-        pytest.param("--engine tensorrt", "--engine tensorrt is not available in this version.", id="tensorrt"),
+        pytest.param("--engine tensorrt", "TensorRT is not installed. Install it (pip install", id="tensorrt"),
         pytest.param("--family detectron2", "is of the family native, not detectron2", id="family"),
         pytest.param("--calibration x", "--calibration is not available in this version.", id="calibration"),
-        pytest.param("--max-batch 8", "--max-batch is not available in this version.", id="max batch"),
+        pytest.param("--max-batch 8", "--max-batch is for --engine tensorrt.", id="max batch"),
+        pytest.param("--version-compatible", "--version-compatible is for --engine tensorrt.", id="other versions"),
+        pytest.param("--hardware-compatible same", "--hardware-compatible is for --engine tensorrt.", id="other GPUs"),
+        pytest.param("--timing-cache x --engine onnx", "--timing-cache is for --engine tensorrt.", id="timing cache"),
+        pytest.param("--workspace-gib 2", "--workspace-gib is for --engine tensorrt.", id="workspace"),
         pytest.param("--config x.yaml", "x.yaml cannot be read as a configuration", id="config"),
         pytest.param("--bn-eps 0", "--bn-eps is for imported weights", id="bn eps"),
         pytest.param("--min-size 400", "shortest edge, 400, is above the limit of the longest, 160", id="sizes"),
         pytest.param("--canvas 100x96", "Canvas 100x96 is not a multiple of 32 on both sides.", id="canvas"),
+        pytest.param(
+            "--canvas 96x160", "No --canvas holds the largest pictures of the resize rule: add 160x96", id="hole"
+        ),
         pytest.param("--classes absent.txt", "absent.txt cannot be read", id="no class file"),
         pytest.param("--verify absent", "absent is not a folder of pictures.", id="no pictures"),
         pytest.param("--model-version /", "version '/' cannot be used", id="version"),
     ],
 )
-@pytest.mark.usefixtures("quick_trace")
+@pytest.mark.usefixtures("quick_trace", "no_tensorrt")
 def test_what_it_cannot_do_is_said_in_a_sentence(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], options: str, sentence: str
 ) -> None:
@@ -183,6 +194,8 @@ def test_what_it_cannot_do_is_said_in_a_sentence(
         pytest.param(["--max-detections", "0"], id="no detections"),
         pytest.param(["--canvas", "large"], id="canvas in words"),
         pytest.param(["--precision", "fp8"], id="unknown precision"),
+        pytest.param(["--workspace-gib", "0"], id="no workspace"),
+        pytest.param(["--hardware-compatible", "all"], id="unknown compatibility"),
     ],
 )
 def test_wrong_values_are_wrong_usage(tmp_path: Path, checkpoint: Path, options: list[str]) -> None:
@@ -272,6 +285,18 @@ def test_inspect_says_what_a_strange_file_is(tmp_path: Path, capsys: pytest.Capt
 def test_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--output", str(tmp_path / "out")]) == 2
     assert "--weights is missing" in capsys.readouterr().err
+
+
+def test_a_build_that_is_stopped_leaves_nothing(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(model: MaskRCNN) -> onnx.ModelProto:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("export.graph.trace.trace", stopped)
+    assert build(checkpoint, tmp_path / "tiny") == 130
+    assert "stopped; nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("module", ["export.build_engine", "export.evaluate"])

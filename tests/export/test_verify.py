@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from export.agreement import Report, compare
 from export.pictures import MOST, PicturesError, read_examples
-from export.verify import Report, compare
 from server.contract.card import Output
 from server.contract.wire import Detection, ImageResult, RleMask
 

@@ -1,0 +1,76 @@
+"""What a bundle's answers are worth where the pictures are annotated: average precision, beside PyTorch's."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pycocotools.coco import COCO
+
+from export.average_precision import Kind, average_precision, read_truth
+from export.pictures import PicturesError, annotation_file
+from server.contract.wire import ImageResult, RleMask
+
+KINDS: dict[str, Kind] = {"box": "bbox", "mask": "segm"}
+
+Answers = Mapping[int, ImageResult]
+"""By image id."""
+
+
+class Annotations:
+    """The annotations of some pictures of COCO data."""
+
+    def __init__(self, truth: COCO, image_ids: Sequence[int]) -> None:
+        self._truth = _of_images(truth, set(image_ids))
+        self._categories = {category["name"]: category["id"] for category in truth.dataset["categories"]}
+
+    def average_precision(self, answers: Answers, max_detections: int) -> dict[str, float]:
+        """Of "box" and "mask", 0 to 1, of answers that name classes as the data names its categories."""
+        results = list(coco_results(answers, self._categories))
+        return {name: average_precision(self._truth, results, kind, max_detections).ap for name, kind in KINDS.items()}
+
+
+def annotations_of(source: Path | None, image_ids: Sequence[int], classes: Sequence[str]) -> Annotations | None:
+    """None: there are no annotations of these pictures and classes. Raises `PicturesError` for a broken file."""
+    file = annotation_file(source) if source is not None else None
+    if file is None:
+        return None
+    try:
+        truth = read_truth(str(file))
+        judged = {c["id"] for c in truth.dataset.get("categories", []) if c["name"] in classes}
+        about = {a["image_id"] for a in truth.dataset.get("annotations", []) if a["category_id"] in judged}
+    except (ValueError, KeyError, TypeError) as error:
+        raise PicturesError(f"{file} is not a COCO file with annotations.") from error
+    return Annotations(truth, image_ids) if about & set(image_ids) else None
+
+
+def coco_results(answers: Answers, categories: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Detections in COCO's results format; without those of classes that the data does not have."""
+    for image_id, answer in answers.items():
+        for detection in answer.detections:
+            if detection.class_name not in categories:
+                continue
+            x1, y1, x2, y2 = detection.box
+            mask = detection.mask
+            if not isinstance(mask, RleMask):
+                raise AssertionError("Masks are asked for as compressed RLE. This is a bug.")
+            yield {
+                "image_id": image_id,
+                "category_id": categories[detection.class_name],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": detection.score,
+                "segmentation": {"size": mask.size, "counts": mask.counts},
+            }
+
+
+def _of_images(truth: COCO, image_ids: set[int]) -> COCO:
+    part = COCO()
+    part.dataset = dict(truth.dataset)
+    part.dataset["images"] = [image for image in truth.dataset["images"] if image["id"] in image_ids]
+    part.dataset["annotations"] = [a for a in truth.dataset["annotations"] if a["image_id"] in image_ids]
+    with contextlib.redirect_stdout(io.StringIO()):
+        part.createIndex()
+    return part
