@@ -1,0 +1,116 @@
+"""Images, compose file and the page about GPUs name files, stages, options and versions that are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clients.__main__ import COMMANDS
+from export.build_options import parser
+from export.triton_texts import TENSORRT_OF_TRITON, TRITON_IMAGE
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+GPU_IMAGE = (DEPLOY / "Dockerfile.gpu").read_text()
+PAGE = (ROOT / "docs" / "gpu.md").read_text()
+
+
+def services() -> dict[str, dict[str, Any]]:
+    compose: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    found: dict[str, dict[str, Any]] = compose["services"]
+    return found
+
+
+@pytest.mark.parametrize("dockerfile", sorted(DEPLOY.glob("Dockerfile.*")), ids=lambda path: path.name)
+def test_what_an_image_copies_is_there(dockerfile: Path) -> None:
+    text = dockerfile.read_text()
+    copied = [name for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE) for name in line.split()]
+    assert copied
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
+    assert set(re.findall(r"--from=(\S+)", text)) <= stages
+
+
+def test_services_are_built_from_stages_that_are_there() -> None:
+    for service in services().values():
+        if "build" in service:
+            text = (ROOT / service["build"]["dockerfile"]).read_text()
+            assert "target" not in service["build"] or f" AS {service['build']['target']}\n" in text
+
+
+@pytest.mark.parametrize("name", ["gpu", "build-engine"])
+def test_services_of_the_gpu_get_one_and_little_else(name: str) -> None:
+    service = services()[name]
+    assert service["profiles"]  # `docker compose up` on a machine without a GPU leaves them alone
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_server_of_the_gpu_is_set_up_as_the_one_of_the_cpu() -> None:
+    ours, cpu = services()["gpu"], services()["server"]
+    for key in ("ports", "volumes", "tmpfs", "stop_grace_period", "restart"):
+        assert ours[key] == cpu[key]
+    cpu_image = (DEPLOY / "Dockerfile.cpu").read_text()
+    for line in (
+        r"^    CMD \[.*$",
+        r"^STOPSIGNAL .*$",
+        r"^USER .*$",
+        r"^EXPOSE .*$",
+        r"^CMD \[\"maskline\", \"serve\".*$",
+    ):
+        (expected,) = re.findall(line, cpu_image, re.MULTILINE)
+        assert expected in GPU_IMAGE
+
+
+def test_the_image_knows_where_its_plugins_are() -> None:
+    (copied,) = re.findall(r"^COPY --from=plugins (.+) (\S+)/$", GPU_IMAGE, re.MULTILINE)
+    files, folder = copied[0].split(), copied[1]
+    (named,) = re.findall(r"MASKLINE_PLUGIN_LIBRARY=(\S+)", GPU_IMAGE)
+    assert named in {f"{folder}/{Path(file).name}" for file in files}
+    assert {Path(file).name for file in files} == {
+        "libmaskline_plugins.so",
+        "libmaskline_plugins_registered.so",
+    }
+    assert named in PAGE
+
+
+def test_images_of_tensorrt_and_triton_are_of_one_release() -> None:
+    releases = re.findall(r"nvcr\.io/nvidia/tensorrt:(\S+)-py3", GPU_IMAGE + PAGE)
+    releases += re.findall(r"nvcr\.io/nvidia/tritonserver:(\S+)-py3", TRITON_IMAGE + PAGE)
+    assert len(releases) >= 4
+    assert len(set(releases)) == 1
+    assert TENSORRT_OF_TRITON in GPU_IMAGE
+
+
+def test_the_page_names_options_and_commands_that_are_there() -> None:
+    own = {option for action in parser(None)._actions for option in action.option_strings}
+    named = set(re.findall(r"^\| `(--[a-z-]+)", PAGE, re.MULTILINE))
+    assert named
+    assert named <= own
+    assert set(re.findall(r"^maskline ([a-z-]+)", PAGE, re.MULTILINE)) <= set(COMMANDS)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)", PAGE)) <= targets | {"it"}
+    assert set(re.findall(r"docker compose (?:up|build|logs|run --rm) ([a-z-]+)", PAGE)) <= set(services())
+
+
+def test_messages_of_the_page_are_those_of_the_program() -> None:
+    sources = [p for part in ("export", "plugins", "server") for p in (ROOT / part).rglob("*.py")]
+    joined = re.sub(r'"\s*\n\s*f?"', "", "\n".join(source.read_text() for source in sources))
+    told = re.findall(r"^\| `([^`-][^`]*)` \|", PAGE[PAGE.index("what the messages mean") :], re.MULTILINE)
+    assert len(told) > 10
+    literal = [message.replace("engine tensorrt", "engine {engine}").replace("model.json", "") for message in told]
+    assert [message for message in literal if message.strip() not in joined] == []
+
+
+@pytest.mark.parametrize("page", ["docs/gpu.md", "benchmarks/README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    folder = (ROOT / page).parent
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
+    assert [link for link in links if not (folder / link).exists()] == []
