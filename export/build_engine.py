@@ -103,6 +103,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         print_settings(imported, Console())
         return 0
     _check_sizes(imported.model.config.input, arguments.canvas)
+    if arguments.engine == "tensorrt":
+        _check_limits(imported.model)
     print_settings(imported, console)
     return _verdict(_build(imported, arguments, console), arguments.output, console)
 
@@ -126,6 +128,14 @@ def _check_sizes(rule: InputConfig, canvases: Sequence[Canvas] | None) -> None:
     missing = missing_canvas(rule, canvases) if canvases else None
     if missing:
         raise UsageError("No --canvas holds the largest pictures of the resize rule: add {}x{}.".format(*missing))
+
+
+def _check_limits(model: MaskRCNN) -> None:
+    from export.graph.trace import tensorrt_obstacle
+
+    obstacle = tensorrt_obstacle(model.config)
+    if obstacle:
+        raise UsageError(obstacle)
 
 
 def _build(imported: Imported, arguments: argparse.Namespace, console: Console) -> list[Report]:

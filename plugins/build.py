@@ -44,9 +44,17 @@ NO_HEADERS = (
 class BuildError(Exception):
     """A sentence that says what is missing and what to do."""
 
+    status = 2
+
+
+class NoHeadersError(BuildError):
+    """TensorRT's headers are not on this machine."""
+
+    status = 3
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0, or 2 with a sentence on stderr."""
+    """Runs the command; returns its exit status: 0, or 2, for missing headers 3, with a sentence on stderr."""
     options = _parser().parse_args(argv)
     try:
         headers = find_headers(options.tensorrt_include_dir, os.environ)
@@ -54,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         build(find_cmake() or install_cmake(BUILD / "cmake-wheel"), nvcc, headers, options.architectures)
     except BuildError as error:
         print(f"plugins: {error}", file=sys.stderr)
-        return 2
+        return error.status
     print(f"Built {BUILD / 'libmaskline_plugins.so'} with {nvcc} and the headers in {headers}.")
     return 0
 
@@ -73,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def find_headers(given: Path | None, environ: Mapping[str, str]) -> Path:
-    """The folder of TensorRT's headers: `given`, else the first that has them. Raises BuildError."""
+    """The folder of TensorRT's headers: `given`, else the first that has them. Raises BuildError, NoHeadersError."""
     if given is not None:
         if not _has_headers(given):
             raise BuildError(f"{given} has no NvInferRuntime.h. {NO_HEADERS}")
@@ -81,7 +89,7 @@ def find_headers(given: Path | None, environ: Mapping[str, str]) -> Path:
     roots = [Path(environ["TENSORRT_ROOT"], "include")] if environ.get("TENSORRT_ROOT") else []
     found = next(filter(_has_headers, [*roots, *HEADER_DIRS]), None)
     if found is None:
-        raise BuildError(NO_HEADERS)
+        raise NoHeadersError(NO_HEADERS)
     return found
 
 

@@ -263,6 +263,22 @@ def test_options_reach_the_builder(tmp_path: Path, checkpoint: Path, requests: l
     assert (request.version_compatible, request.hardware_compatible) == (True, "ampere+")
 
 
+@pytest.mark.usefixtures("requests")
+def test_a_model_beyond_tensorrt_is_refused_before_anything_is_made(
+    tmp_path: Path, tiny_model: MaskRCNN, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    config = tiny_model.config.to_dict()
+    config["rpn"]["pre_nms_topk"] = 5000
+    torch.save({"maskline_checkpoint": 1, "config": config, "model": tiny_model.state_dict()}, tmp_path / "greedy.pt")
+    assert build(tmp_path / "greedy.pt", tmp_path / "out", "--engine", "tensorrt") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "best 5000 anchors of each level" in said
+    assert "--engine onnx" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plan_that_cannot_run_is_refused(
     tmp_path: Path,
     checkpoint: Path,

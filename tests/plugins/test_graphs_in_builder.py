@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import onnx
 import pytest
 
-from tests.export.graph.half import FAMILIES, traced_half
+from tests.export.graph.small import FAMILIES, traced, traced_half
 from tests.plugins import rtx
 from tests.plugins.rtx import Case, Outcome
 
@@ -20,7 +21,9 @@ PROFILE = {
 }
 """Batch 1 to 8 and any canvas, in one profile."""
 
-NAMES = ("native in float32", *(f"{family} in half precision" for family in FAMILIES))
+TRACERS = {"float32": traced, "half precision": traced_half}
+
+NAMES = ("native in float32", *(f"{family} in {precision}" for family in FAMILIES for precision in TRACERS))
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +37,9 @@ def built(folder: Path) -> dict[str, Outcome]:
     """What came of each model, all in one process."""
     library = rtx.require_library()
     cases = [Case(str(DEMO), PROFILE)]
-    for family in FAMILIES:
-        path = folder / f"{family}.onnx"
-        onnx.save(traced_half(family), path)
+    for family, (precision, tracer) in itertools.product(FAMILIES, TRACERS.items()):
+        path = folder / f"{family} {precision}.onnx"
+        onnx.save(tracer(family), path)
         cases.append(Case(str(path), PROFILE))
     return dict(zip(NAMES, rtx.outcomes(cases, folder, library), strict=True))
 

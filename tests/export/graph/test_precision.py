@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from export.graph.precision import PrecisionError, fold_norms, half_precision
 from export.model.config import ModelConfig
-from tests.export.graph.half import FAMILIES, small_model, traced_half
+from tests.export.graph.small import FAMILIES, small_model, traced_half
 from tests.export.model.families import DETECTRON2, MATTERPORT, NATIVE, TORCHVISION_V2, draw
 
 Array = NDArray[Any]

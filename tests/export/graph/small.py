@@ -1,4 +1,4 @@
-"""Small models of the families in half precision, traced once a process: tracing takes most of the time of a test."""
+"""Small models of the families, traced once a process: tracing takes most of the time of a test."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def small_model(family: str) -> MaskRCNN:
     """In float32, with the smallest backbone."""
     config = next(c for c in (TORCHVISION_V2, DETECTRON2, MATTERPORT) if c.family == family)
     return draw(dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, depth=18)), SEEDS[family])
+
+
+@functools.cache
+def traced(family: str) -> onnx.ModelProto:
+    """The graph of `small_model` in float32. Not to be changed."""
+    return trace(small_model(family))
 
 
 @functools.cache
