@@ -14,12 +14,14 @@ from server.batching import QueueLimits
 from server.contract.card import ModelCard
 from server.contract.errors import BadParameter, BundleError, ModelNotFound, NotReady
 from server.contract.wire import ModelRef
+from server.decode import Limits
+from server.decode_budget import DecodeBudget
 from server.engines import create_engine
 from server.engines.base import Engine
 from server.engines.fake import FAKE_CARD, FakeEngine
 from server.engines.onnxruntime_ import usable_cpus
+from server.picture_reader import PictureReader
 from server.pipeline import BatchingPipeline, Pipeline
-from server.preprocess import Limits
 from server.repository import Bundle, find_bundles, load_bundle
 from server.settings import MIB, Settings
 
@@ -60,7 +62,8 @@ class Models:
         self._failure: str | None = None
         self._settings = settings
         self._models: dict[tuple[str, str], Model] = {}
-        self._picture_threads = ThreadPoolExecutor(settings.picture_threads or usable_cpus(), "pictures")
+        picture_threads = ThreadPoolExecutor(settings.picture_threads or usable_cpus(), "pictures")
+        self._reader = PictureReader(picture_threads, DecodeBudget(settings.max_decode_mib * MIB))
         self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -108,7 +111,7 @@ class Models:
     async def close(self) -> None:
         """Answers what has been accepted, then frees all engines."""
         await asyncio.gather(*(model.serving.close() for model in self), *self._closing)
-        self._picture_threads.shutdown(wait=False)
+        self._reader.threads.shutdown(wait=False)
 
     async def give_up(self) -> None:
         """Ends accepted work without an answer; its requests get `Draining`."""
@@ -202,7 +205,7 @@ class Models:
             max_cost=settings.max_queue_mib * MIB,
             max_wait_s=settings.max_queue_wait_s,
         )
-        return Model(bundle, BatchingPipeline(Pipeline(engine, picture_limits), self._picture_threads, queue_limits))
+        return Model(bundle, BatchingPipeline(Pipeline(engine, picture_limits), self._reader, queue_limits))
 
     def _add(self, model: Model) -> None:
         key = (model.card.name, model.card.version)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +21,12 @@ from server import batching
 from server.contract import errors
 from server.contract.card import ModelCard
 from server.contract.wire import ImageResult, PredictOptions, Timings
+from server.decode import DecodedPicture, Limits, Picture, PictureFile
 from server.engines import EngineName, create_engine
 from server.engines.base import Detections, Engine
+from server.picture_reader import PictureReader
 from server.postprocess import select, to_image_result
-from server.preprocess import Canvas, Limits, Picture, decode_image, prepare
+from server.preprocess import Canvas, prepare
 from server.repository import load_bundle
 
 COMMON_ASPECTS_HW = ((1, 1), (3, 4), (2, 3), (4, 3), (3, 2))
@@ -67,7 +68,7 @@ class Pipeline:
         """
         options = options or PredictOptions()
         self.check(options)
-        canvas = self.prepare(self.decode(image) if isinstance(image, bytes) else image)
+        canvas = self.prepare(self.open_picture(image).decode() if isinstance(image, bytes) else image)
         (detections,) = self.infer([canvas])
         return self.finish(canvas, detections, options)
 
@@ -75,10 +76,10 @@ class Pipeline:
         """Raises `BadParameter` for what this model cannot answer."""
         select(options, self.card)
 
-    def decode(self, data: bytes) -> Picture:
-        return decode_image(data, self.limits)
+    def open_picture(self, data: bytes) -> PictureFile:
+        return PictureFile(data, self.limits)
 
-    def prepare(self, picture: Picture) -> Canvas:
+    def prepare(self, picture: Picture | DecodedPicture) -> Canvas:
         return prepare(picture, self.card.input)
 
     def infer(self, canvases: Sequence[Canvas]) -> list[Detections]:
@@ -142,13 +143,13 @@ class _PictureAnswer:
 class BatchingPipeline:
     """A pipeline that many callers share. Use it on one event loop, between `start` and `close`.
 
-    `picture_threads` decode pictures and put answers together; they are shared by all models of a server.
+    `reader` decodes pictures; its threads also put answers together.
     """
 
-    def __init__(self, pipeline: Pipeline, picture_threads: ThreadPoolExecutor, limits: batching.QueueLimits) -> None:
+    def __init__(self, pipeline: Pipeline, reader: PictureReader, limits: batching.QueueLimits) -> None:
         self.pipeline = pipeline
         self.batcher = batching.Batcher[tuple[int, ...], Canvas, Detections]([pipeline.infer], limits)
-        self._picture_threads = picture_threads
+        self._reader = reader
 
     async def start(self) -> None:
         """Warms the engine up, in a thread, and takes work."""
@@ -203,24 +204,17 @@ class BatchingPipeline:
     async def _predict_one(
         self, room: _Room, file: bytes, options: PredictOptions, index: int | None, keep_picture: bool
     ) -> _PictureAnswer:
-        loop = asyncio.get_running_loop()
         try:
-            picture, canvas, decode_s = await loop.run_in_executor(self._picture_threads, self._read, file)
+            kept, canvas, decode_s = await self._reader.read(
+                file, self.pipeline.limits, self.pipeline.card.input, keep_picture
+            )
         except errors.PictureError as error:
             raise error if index is None else errors.BadPictureInBatch(index, error) from error
-        kept = picture if keep_picture else None
-        del picture  # it may be a hundred times the size of the canvas, and the queue may be long
         outcome = await room.submit(canvas.image.shape, canvas)
-        result, postprocess_s = await loop.run_in_executor(
-            self._picture_threads, self._write, canvas, outcome.result, options
+        result, postprocess_s = await asyncio.get_running_loop().run_in_executor(
+            self._reader.threads, self._write, canvas, outcome.result, options
         )
         return _PictureAnswer(result, kept, decode_s, outcome.queue_s, outcome.run_s, postprocess_s, outcome.batch_size)
-
-    def _read(self, file: bytes) -> tuple[Picture, Canvas, float]:
-        started = time.monotonic()
-        picture = self.pipeline.decode(file)
-        canvas = self.pipeline.prepare(picture)
-        return picture, canvas, time.monotonic() - started
 
     def _write(self, canvas: Canvas, detections: Detections, options: PredictOptions) -> tuple[ImageResult, float]:
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""From the bytes of a picture to a canvas for the network; pure functions on numpy arrays.
+"""From a picture to a canvas for the network; pure functions on numpy arrays.
 
 h, w: sides of the picture as a person sees it (*image* frame); H, W: sides of the padded input (*canvas* frame).
 Pictures are uint8 [h, w, 3], RGB.
@@ -6,10 +6,7 @@ Pictures are uint8 [h, w, 3], RGB.
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,40 +16,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from server.contract import card
-from server.contract.errors import BundleError, PictureTooLarge, UndecodablePicture, UnsupportedFormat
+from server.contract.errors import BundleError
+from server.decode import DecodedPicture, Picture, strips
 
-Picture = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
-ACCEPTED_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""As Pillow names them; its JPEG reader opens MPO too."""
-
-_ORIENTATION_TAG = 0x0112
-_BITS_PER_SAMPLE_TAG = 258
 _ROUNDINGS: Final[dict[str, Callable[[float], int]]] = {
     "floor": math.floor,
     "half_up": lambda side: math.floor(side + 0.5),
     "half_even": round,
 }
-_OTHER_FORMATS: Final = {
-    "HEIC": (4, (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")),
-    "JPEG XL": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
-    "PDF": (0, (b"%PDF-",)),
-    "SVG": (0, (b"<svg", b"<?xml")),
-}
-"""Start and magic bytes of formats that people send and Pillow does not know."""
-
-
 _Axis = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.floating], npt.NDArray[np.floating]]
 """For each position of a resized side: two source positions, and their weights."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The largest picture file and picture that are decoded. Pillow itself refuses above 178 megapixels."""
-
-    max_bytes: int = 64 * 2**20
-    max_pixels: int = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -72,134 +47,11 @@ class Canvas:
         return y2 - y1, x2 - x1
 
 
-def prepare(picture: Picture, settings: card.Input) -> Canvas:
+def prepare(picture: Picture | DecodedPicture, settings: card.Input) -> Canvas:
     """Resizes a picture and puts it on its canvas, as the model card says."""
     h, w = picture.shape[:2]
     resized = resize_image(picture, resized_size(h, w, settings.resize), settings.resize.interpolation)
     return place(resized, (h, w), settings)
-
-
-def decode_image(data: bytes, limits: Limits | None = None) -> Picture:
-    """The first frame of a picture file, orientation applied, as RGB over black.
-
-    1- to 16-bit grey is scaled from the depth of its format; 32-bit and float grey, which have no white of their own,
-    are spread from their least to their greatest finite value. Raises `PictureTooLarge` (before anything is decoded),
-    `UnsupportedFormat` or `UndecodablePicture`.
-    """
-    limits = limits or Limits()
-    if len(data) > limits.max_bytes:
-        raise PictureTooLarge(f"The picture has {len(data)} bytes; at most {limits.max_bytes} are accepted.")
-    _silence_pillow()
-    with _open(data) as image:
-        w, h = image.size
-        if w * h > limits.max_pixels:
-            raise PictureTooLarge(f"The picture has {w} x {h} pixels; at most {limits.max_pixels} in all are accepted.")
-        try:
-            image.load()
-            pixels = _to_rgb(image)
-            orientation = _orientation(image)
-        except Exception as error:  # Pillow's decoders raise a dozen kinds for broken files
-            raise UndecodablePicture(f"The {image.format} picture is broken or cut off.") from error
-    return np.ascontiguousarray(_upright(pixels, orientation))
-
-
-def _silence_pillow() -> None:
-    """Pillow warns of oddities that a caller cannot mend. Checked at every call: filters come and go with contexts."""
-    if not any(f[0] == "ignore" and getattr(f[3], "pattern", None) == "PIL" for f in warnings.filters):
-        warnings.filterwarnings("ignore", module="PIL")
-
-
-def _open(data: bytes) -> Image.Image:
-    """Reads the header only."""
-    if not data:
-        raise UndecodablePicture("The picture is empty: 0 bytes.")
-    Image.init()  # or `formats` may name only Pillow's commonest
-    try:
-        return Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise PictureTooLarge("The picture has far too many pixels; send a smaller one.") from error
-    except Exception as error:  # Pillow's parsers raise a dozen kinds for broken headers
-        if name := _other_format(data[:32]):
-            accepted = ", ".join(ACCEPTED_FORMATS)
-            raise UnsupportedFormat(f"{name} pictures are not accepted; send one of {accepted}.") from error
-        raise UndecodablePicture("This is not a picture, or its header is broken.") from error
-
-
-def _other_format(prefix: bytes) -> str | None:
-    """The name of a format that is not accepted, by its magic bytes alone: its parser is never run."""
-    for name, (start, magics) in _OTHER_FORMATS.items():
-        if prefix[start:].startswith(magics):
-            return name
-    for name, (_, accept) in Image.OPEN.items():
-        if name not in ACCEPTED_FORMATS and accept is not None and _accepts(name, accept, prefix[:16]):
-            return name
-    return None
-
-
-def _accepts(name: str, accept: Callable[[bytes], Any], prefix: bytes) -> bool:
-    if name == "PPM" and not prefix[2:3].isspace():  # Pillow takes any text that starts with "Py"
-        return False
-    try:
-        return accept(prefix) is True
-    except (IndexError, struct.error):  # a short prefix
-        return False
-
-
-def _to_rgb(image: Image.Image) -> Picture:
-    if image.mode.startswith("I;16"):
-        return _grey_to_rgb(_scaled_16_bit(image))
-    if image.mode in ("I", "F"):
-        return _grey_to_rgb(_spread(np.asarray(image)))
-    if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
-    with_alpha = image.convert("RGBA")
-    on_black = Image.new("RGB", image.size)
-    on_black.paste(with_alpha, mask=with_alpha.getchannel("A"))
-    return np.asarray(on_black)
-
-
-def _grey_to_rgb(grey: npt.NDArray[np.uint8]) -> Picture:
-    return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _scaled_16_bit(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Full scale is that of the file's depth: a TIFF may hold 12 bits."""
-    values = np.asarray(image).astype(np.float32)
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE_TAG, (16,))[0]
-    grey: npt.NDArray[np.uint8] = np.clip(np.rint(values * (255 / (2**bits - 1))), 0, 255).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 0
-    return grey
-
-
-def _spread(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """The least finite value to 0, the greatest to 255; NaN to 0, infinities to the end they lie at."""
-    exact = values.astype(np.float64)
-    finite = exact[np.isfinite(exact)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    span = high - low or 1.0
-    scaled = np.clip((exact - low) / span, 0, 1) * 255
-    grey: npt.NDArray[np.uint8] = np.rint(np.nan_to_num(scaled, nan=0)).astype(np.uint8)
-    return grey
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8, read after loading (PNG may hold it last, TIFF has applied it by then)."""
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 - a broken EXIF block does not spoil the picture
-        return 1
-
-
-def _upright(pixels: Picture, orientation: int) -> Picture:
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels
 
 
 def resized_size(h: int, w: int, resize: card.Resize) -> tuple[int, int]:
@@ -228,28 +80,59 @@ def _grown(h: int, w: int, resize: card.Resize) -> tuple[float, float]:
     return h * scale, w * scale
 
 
-def resize_image(picture: Picture, size_hw: tuple[int, int], interpolation: str) -> Pixels:
-    """Bilinear, in one of the three families' ways (see `card.Resize`): uint8, or float32 0 to 255 for `linear`."""
+def resize_image(picture: Picture | DecodedPicture, size_hw: tuple[int, int], interpolation: str) -> Pixels:
+    """Bilinear, in one of the three families' ways (see `card.Resize`): uint8, or float32 0 to 255 for `linear`.
+
+    Reads the picture strip by strip, so that a decoded file need not be there a second time as an array.
+    """
     if interpolation == "antialias":
-        h, w = size_hw
-        return np.asarray(Image.fromarray(picture).resize((w, h), Image.Resampling.BILINEAR))
+        return _antialiased(picture, size_hw)
     if interpolation == "linear":
         return _replicated(picture, size_hw)
     if size_hw == picture.shape[:2]:
-        return picture
+        return picture[:]
     return _zero_border(picture, size_hw).astype(np.uint8)  # truncates, as Matterport does
 
 
-def _zero_border(picture: Picture, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
+def _antialiased(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> Picture:
+    """Pillow resizes along x, rounds, and resizes along y; so it may be given the rows in parts for the first."""
+    h, w = size_hw
+    parts = list(strips(picture.shape))
+    if len(parts) == 1:
+        return _pillow_resize(picture[:], (h, w))
+    across = np.empty((picture.shape[0], w, 3), np.uint8)
+    for rows in parts:
+        across[rows] = _pillow_resize(picture[rows], (rows.stop - rows.start, w))
+    return _pillow_resize(across, (h, w))
+
+
+def _pillow_resize(picture: Picture, size_hw: tuple[int, int]) -> Picture:
+    return np.asarray(Image.fromarray(picture).resize(size_hw[::-1], Image.Resampling.BILINEAR))
+
+
+def _zero_border(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
     """scikit-image's resize(order=1, mode="constant"), whose order of arithmetic decides what the truncation leaves:
     each pixel times its two weights, added up pixel by pixel, then clipped to the picture's own range."""
     upper, lower, upper_weight, lower_weight = _zero_border_axis(picture.shape[0], size_hw[0])
     left, right, left_weight, right_weight = _zero_border_axis(picture.shape[1], size_hw[1])
+    used, places = np.unique(np.concatenate((upper, lower)), return_inverse=True)
+    kept, darkest, brightest = [], 255, 0
+    for part in strips(picture.shape):
+        strip = picture[part]
+        kept.append(strip[_within(used, part)])
+        darkest, brightest = min(darkest, int(strip.min())), max(brightest, int(strip.max()))
+    rows = np.concatenate(kept)
     blended = np.zeros((*size_hw, 3))
-    for rows, along_y in ((upper, upper_weight), (lower, lower_weight)):
+    for places_y, along_y in ((places[: len(upper)], upper_weight), (places[len(upper) :], lower_weight)):
         for columns, along_x in ((left, left_weight), (right, right_weight)):
-            blended += picture[rows[:, None], columns] * along_y[:, None, None] * along_x[:, None]
-    return np.clip(blended, picture.min(), picture.max())
+            blended += rows[places_y[:, None], columns] * along_y[:, None, None] * along_x[:, None]
+    return np.clip(blended, darkest, brightest)
+
+
+def _within(used: npt.NDArray[np.int64], part: slice) -> npt.NDArray[np.int64]:
+    """Which of the rows with these rising numbers are in a strip, counted from its first."""
+    within: npt.NDArray[np.int64] = used[(used >= part.start) & (used < part.stop)] - part.start
+    return within
 
 
 def _replicated_axis(old: int, new: int) -> _Axis:
@@ -270,12 +153,12 @@ def _zero_border_axis(old: int, new: int) -> _Axis:
     return np.maximum(first, 0), np.minimum(second, old - 1), *weights
 
 
-def _replicated(picture: Picture, size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
+def _replicated(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Along x, then along y (torch's order), reading only the rows that are needed."""
     left, right, left_weight, right_weight = _replicated_axis(picture.shape[1], size_hw[1])
     upper, lower, upper_weight, lower_weight = _replicated_axis(picture.shape[0], size_hw[0])
     used, places = np.unique(np.concatenate((upper, lower)), return_inverse=True)
-    rows = picture[used]
+    rows = np.concatenate([picture[part][_within(used, part)] for part in strips(picture.shape)])
     across = rows[:, left] * left_weight[:, None] + rows[:, right] * right_weight[:, None]
     above, below = across[places[: len(upper)]], across[places[len(upper) :]]
     blended: npt.NDArray[Any] = above * upper_weight[:, None, None] + below * lower_weight[:, None, None]

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     max_picture_mib: PositiveInt = Field(default=64, description="largest picture file")
     max_body_mib: PositiveInt = Field(default=128, description="largest body with several pictures, or in base64")
     max_megapixels: PositiveFloat = Field(default=100, description="largest picture once decoded")
+    max_decode_mib: PositiveInt = Field(default=480, description="memory that pictures may take while they are decoded")
     max_pictures: PositiveInt = Field(default=128, description="pictures in one request")
     picture_threads: NonNegativeInt = Field(
         default=0, description="threads that decode pictures and write masks; 0: one a CPU"

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
 
     from export.weights import Imported
+    from server.decode import Picture
     from server.pipeline import Pipeline
-    from server.preprocess import Picture
 
 MASK_THRESHOLD = 0.5
 

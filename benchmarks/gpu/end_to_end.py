@@ -29,8 +29,8 @@ from benchmarks.gpu.kernel_library import BenchmarkError
 
 if TYPE_CHECKING:
     from export.weights import Imported
+    from server.decode import Picture
     from server.pipeline import Pipeline
-    from server.preprocess import Picture
 
 BATCHES = (1, 8)
 REPETITIONS = 30

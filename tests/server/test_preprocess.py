@@ -18,7 +18,8 @@ from server.contract.errors import (
     UndecodablePicture,
     UnsupportedFormat,
 )
-from server.preprocess import Canvas, Limits, canvas_size, decode_image, place, prepare, resize_image, resized_size
+from server.decode import Limits, decode_image
+from server.preprocess import Canvas, canvas_size, place, prepare, resize_image, resized_size
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
