@@ -7,24 +7,35 @@ import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from server import errors
+from server.body_budget import BodyBudget
+from server.compression import Compression
 from server.contract.errors import BadParameter, Draining, NotReady
 from server.contract.wire import PredictResponse, Problem
-from server.gateway import Gateway, Lifecycle, key_of
+from server.gateway import Gateway, key_bytes, key_of
+from server.lifecycle import Lifecycle
 from server.metrics import CONTENT_TYPE, Metrics
 from server.models import Model, Models
+from server.pages import page_response
 from server.protocols import native
-from server.settings import Settings
+from server.remote_pictures import RemotePictures
+from server.settings import MIB, Settings
 
 STATIC = Path(__file__).parent / "static"
+CORS: Final[dict[str, Any]] = {
+    "allow_methods": ("GET", "POST"),
+    "allow_headers": ("Authorization", "X-API-Key", "X-Request-ID"),
+    "expose_headers": ("Retry-After", "Server-Timing", "X-Request-ID"),
+}
+"""What pages of the origins that the settings name may send and see."""
 
 
 def create_app(settings: Settings | None = None, models: Models | None = None) -> FastAPI:
@@ -44,11 +55,17 @@ def create_app(settings: Settings | None = None, models: Models | None = None) -
     )
     app.state.settings = settings
     app.state.models = models
+    app.state.bodies = BodyBudget(settings.max_bodies_mib * MIB)
+    app.state.remote_pictures = (
+        RemotePictures(settings.max_picture_mib * MIB, settings.body_timeout_s, settings.url_hosts, app.state.bodies)
+        if settings.url_inputs
+        else None
+    )
     app.state.metrics = metrics
     app.state.lifecycle = lifecycle
     errors.install(app)
     app.include_router(router)
-    app.add_middleware(GZipMiddleware, compresslevel=1)
+    app.add_middleware(Compression, compresslevel=1)
     app.add_middleware(
         Gateway,
         lifecycle=lifecycle,
@@ -56,6 +73,8 @@ def create_app(settings: Settings | None = None, models: Models | None = None) -
         api_keys=(*settings.api_keys, settings.admin_key) if settings.api_keys else (),
         root_path=settings.root_path,
     )
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     return app
 
 
@@ -171,12 +190,12 @@ async def show_metrics(request: Request) -> Response:
 
 @router.get("/", include_in_schema=False)
 async def demo_page() -> Response:
-    return FileResponse(STATIC / "index.html", media_type="text/html")
+    return page_response(STATIC / "index.html")
 
 
 @router.get("/docs", include_in_schema=False)
 async def docs_page() -> Response:
-    return FileResponse(STATIC / "docs.html", media_type="text/html")
+    return page_response(STATIC / "docs.html")
 
 
 def _settings(request: Request) -> Settings:
@@ -202,6 +221,6 @@ def _described(model: Model) -> dict[str, Any]:
 
 
 def _check_admin_key(request: Request) -> None:
-    key = _settings(request).admin_key.encode()
-    if not key or not hmac.compare_digest(key_of(request.headers).encode(), key):
+    key = key_bytes(_settings(request).admin_key)
+    if not key or not hmac.compare_digest(key_of(request.headers), key):
         raise HTTPException(403, "This needs the admin key that MASKLINE_ADMIN_KEY sets.")

@@ -63,7 +63,8 @@ class PictureFile:
         w, h = self._image.size
         if w * h > limits.max_pixels:
             raise PictureTooLarge(f"The picture has {w} x {h} pixels; at most {limits.max_pixels} in all are accepted.")
-        self.decode_bytes = picture_cost.decode_bytes(self._image, data)
+        with _as_undecodable(self._image):
+            self.decode_bytes = picture_cost.decode_bytes(self._image, data)
         """Most memory that it takes to decode it and to read it in strips."""
         self.pixels = w * h
 

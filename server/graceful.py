@@ -12,7 +12,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from server.gateway import Lifecycle
+from server.connections import SPARE_FILES, Connections, GuardedProtocol, raise_file_limit
+from server.lifecycle import Lifecycle
 from server.models import Models
 from server.settings import Settings
 
@@ -21,6 +22,8 @@ logger = logging.getLogger("server")
 SETTLE_ROUNDS = 10
 """Rounds of the event loop before new work is refused: what a client sent before the signal may still be in the
 kernel, and from there to its route it takes a few rounds."""
+
+TICKS_A_SWEEP = 5
 
 
 class GracefulServer(uvicorn.Server):
@@ -35,13 +38,21 @@ class GracefulServer(uvicorn.Server):
         lifecycle: Lifecycle,
         drain_timeout_s: float,
         give_up: Callable[[], Awaitable[None]],
+        connections: Connections,
     ) -> None:
         super().__init__(config)
+        self._connections = connections
         self._give_up = give_up
         self._lifecycle = lifecycle
         self._drain_timeout_s = drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every tenth of a second."""
+        if counter % TICKS_A_SWEEP == 0:
+            self._connections.close_late(self.server_state.connections)
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -72,5 +83,17 @@ class GracefulServer(uvicorn.Server):
 def serve(app: FastAPI, models: Models, listener: socket.socket, settings: Settings) -> None:
     """Runs until a signal stops it."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=1)
-    GracefulServer(config, app.state.lifecycle, settings.drain_timeout_s, models.give_up).run([listener])
+    most = max(raise_file_limit() - SPARE_FILES, 16)
+    connections = Connections(min(settings.max_connections or most, most), settings.header_timeout_s)
+    config = uvicorn.Config(
+        app,
+        http=GuardedProtocol,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=1,
+    )
+    config.connections = connections  # type: ignore[attr-defined]  # what its protocols have of the world
+    lifecycle = app.state.lifecycle
+    GracefulServer(config, lifecycle, settings.drain_timeout_s, models.give_up, connections).run([listener])

@@ -41,16 +41,30 @@ def _stored_bytes(mode: str) -> int:
 
 
 def _jpeg(image: Any, data: bytes, _: int) -> int:
-    """The coefficients of all scans, which are kept until the last one is read."""
-    scans = data.count(_JPEG_START_OF_SCAN)
+    """The coefficients of all scans where there are several: they are kept until the last one is read."""
+    start = _first_scan(data)
+    if not image.info.get("progressive") and data[start + 4 : start + 5] == bytes([len(image.layer)]):
+        return 0
     w, h = image.size
+    scans = data.count(_JPEG_START_OF_SCAN, start)
     if scans > USUAL_SCANS and scans * w * h > MAX_SCAN_PIXELS:
         raise UndecodablePicture(f"The JPEG picture has {scans} scans, too many for its size; save it anew.")
-    if scans == 1:
-        return 0
     sampling = [(across, down) for _, across, down, _ in image.layer]
     most_across, most_down = (max(max(factors), 1) for factors in zip(*sampling, strict=True))
     return sum(2 * w * h * across * down // (most_across * most_down) for across, down in sampling)
+
+
+def _first_scan(data: bytes) -> int:
+    """Where the first start of scan is: before it there may be others, in a thumbnail."""
+    position = 2
+    while (position := data.find(b"\xff", position)) >= 0:
+        marker = data[position + 1 : position + 2]
+        if marker == _JPEG_START_OF_SCAN[1:]:
+            return position
+        has_length = marker > b"\x01" and not b"\xd0" <= marker <= b"\xd8" and marker != b"\xff"
+        length = int.from_bytes(data[position + 2 : position + 4]) if has_length else 0
+        position += 1 if marker == b"\xff" else 2 + length
+    return len(data)
 
 
 def _webp(image: Image.Image, _: bytes, __: int) -> int:

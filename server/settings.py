@@ -40,6 +40,13 @@ class Settings(BaseSettings):
     timeout_s: PositiveFloat = Field(default=60, description="deadline of a request that sets none")
     max_picture_mib: PositiveInt = Field(default=64, description="largest picture file")
     max_body_mib: PositiveInt = Field(default=128, description="largest body with several pictures, or in base64")
+    max_bodies_mib: PositiveInt = Field(default=1024, description="memory that bodies may take while they come in")
+    body_timeout_s: PositiveFloat = Field(default=45, description="how long a body may take to come in")
+    header_timeout_s: PositiveFloat = Field(default=20, description="how long a connection may take to send a header")
+    keep_alive_s: NonNegativeInt = Field(default=75, description="how long an idle connection is kept after an answer")
+    max_connections: NonNegativeInt = Field(
+        default=0, description="connections at once; 0: as many as files may be open"
+    )
     max_megapixels: PositiveFloat = Field(default=100, description="largest picture once decoded")
     max_decode_mib: PositiveInt = Field(default=480, description="memory that pictures may take while they are decoded")
     max_pictures: PositiveInt = Field(default=128, description="pictures in one request")
@@ -53,11 +60,18 @@ class Settings(BaseSettings):
         default=(), description="keys of which a request must carry one as `Authorization: Bearer KEY`"
     )
     admin_key: str = Field(default="", description="key for loading and unloading models; none: nobody may")
+    url_inputs: bool = Field(default=False, description="whether requests may name pictures by http(s) addresses")
+    url_hosts: Texts = Field(
+        default=(), description="the only hosts that pictures are fetched from; none: any public one"
+    )
+    cors_origins: Texts = Field(
+        default=(), description="origins whose pages may use the service, as https://app.example; none: only its own"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe log lines shown"
     )
 
-    @field_validator("models", "api_keys", mode="before")
+    @field_validator("models", "api_keys", "url_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

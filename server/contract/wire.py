@@ -158,7 +158,7 @@ class PredictBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str | None = None
-    images: Annotated[list[str], Field(min_length=1)] | None = None
+    images: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
 
     @classmethod
     def from_json(cls, body: bytes) -> Self:
@@ -171,14 +171,18 @@ class PredictBody(BaseModel):
             raise BadParameter('JSON body: give either "image" or "images".')
         return parsed
 
-    def pictures(self) -> list[bytes]:
-        """The picture files. Raises `UndecodablePicture`, for one of `images` `BadPictureInBatch`."""
+    def pictures(self, fetched: Mapping[int, bytes] | None = None) -> list[bytes]:
+        """The picture files; `fetched` has those that are here by their address, by index.
+
+        Raises `UndecodablePicture`, for one of `images` `BadPictureInBatch`.
+        """
+        there = fetched or {}
         if self.image is not None:
-            return [_from_base64(self.image)]
+            return [there[0] if 0 in there else _from_base64(self.image)]
         files = []
         for index, text in enumerate(self.images or ()):
             try:
-                files.append(_from_base64(text))
+                files.append(there[index] if index in there else _from_base64(text))
             except UndecodablePicture as error:
                 raise BadPictureInBatch(index, error) from error
         return files

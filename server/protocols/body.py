@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
@@ -9,7 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from server.contract.errors import BadParameter, BodyTooLarge, UnsupportedFormat
+from server.contract.errors import BadParameter, BodyTooLarge, DeadlinePassed, UnsupportedFormat
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -23,6 +24,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     Raises:
         BodyTooLarge: as soon as that is known: from Content-Length, else while the body comes in.
         UnsupportedFormat: the body is compressed.
+        QueueFull: the bodies of all requests together are too large.
+        DeadlinePassed: it comes in too slowly.
         ClientDisconnect: the client left before the end.
     """
     encoding = request.headers.get("Content-Encoding", "identity")
@@ -31,21 +34,38 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     announced = request.headers.get("Content-Length", "0")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
-    return bytes(body)
+    timeout_s = request.app.state.settings.body_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(request, max_bytes)
+    except TimeoutError as error:
+        raise DeadlinePassed(f"The body did not come in within {timeout_s:g} s.") from error
 
 
-def multipart_pictures(body: bytes, content_type: str) -> list[bytes]:
-    """The parts named `image`, in their order. Raises `BadParameter` for any other part or a broken form."""
+async def _read(request: Request, max_bytes: int) -> bytes:
+    chunks, size = [], 0
+    with request.app.state.bodies.room() as room:
+        async for chunk in request.stream():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            room.grow(len(chunk))
+        return b"".join(chunks)
+
+
+def multipart_pictures(body: bytes, content_type: str, max_parts: int) -> list[bytes]:
+    """The parts named `image`, in their order.
+
+    Raises:
+        BadParameter: any other part, or a broken form.
+        BodyTooLarge: more parts than that.
+    """
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary:
         raise BadParameter("The multipart form has no boundary in its Content-Type.")
-    form = _Form()
+    form = _Form(max_parts)
     try:
         parser = MultipartParser(boundary, form.callbacks())
         parser.write(body)
@@ -65,7 +85,8 @@ def multipart_pictures(body: bytes, content_type: str) -> list[bytes]:
 class _Form:
     """Collects names and contents of parts from the parser's calls, in memory: the body is there already."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_parts: int) -> None:
+        self._max_parts = max_parts
         self.parts: list[tuple[str, bytearray]] = []
         self.ended = False
         self._header = bytearray()
@@ -73,13 +94,18 @@ class _Form:
 
     def callbacks(self) -> MultipartCallbacks:
         return {
-            "on_part_begin": lambda: self.parts.append(("", bytearray())),
+            "on_part_begin": self._part_begin,
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._header_end,
             "on_part_data": lambda data, start, end: self.parts[-1][1].extend(data[start:end]),
             "on_end": self._end,
         }
+
+    def _part_begin(self) -> None:
+        if len(self.parts) == self._max_parts:
+            raise too_many_pictures(self._max_parts)
+        self.parts.append(("", bytearray()))
 
     def _header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
@@ -91,6 +117,10 @@ class _Form:
 
     def _end(self) -> None:
         self.ended = True
+
+
+def too_many_pictures(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request has too many pictures; at most {limit} are accepted.")
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

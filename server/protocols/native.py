@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -12,16 +12,17 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from server.contract.errors import BadParameter, BodyTooLarge, UnsupportedFormat
+from server.contract.errors import BadParameter, UnsupportedFormat
 from server.contract.wire import ModelRef, PredictBody, PredictOptions, PredictResponse, Timings
 from server.drawing import draw_png
 from server.pipeline import Answer
 from server.protocols.body import multipart_pictures, read_body
+from server.protocols.json_body import json_pictures
 from server.settings import MIB, Settings
 
 T = TypeVar("T")
 
-JSON, PNG = "application/json", "image/png"
+JSON, FORM, PNG = "application/json", "multipart/form-data", "image/png"
 ACCEPTED_TYPES = "image/*, application/octet-stream, multipart/form-data or application/json"
 
 
@@ -36,7 +37,7 @@ def _openapi() -> dict[str, Any]:
             "required": True,
             "content": {
                 "image/*": {"schema": binary},
-                "multipart/form-data": {"schema": form},
+                FORM: {"schema": form},
                 JSON: {"schema": PredictBody.model_json_schema()},
             },
         },
@@ -66,21 +67,13 @@ async def read_pictures(request: Request, settings: Settings) -> list[bytes]:
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type.startswith("image/") or media_type == "application/octet-stream":
         return [await read_body(request, settings.max_picture_mib * MIB)]
-    read = _reader(media_type, content_type)
+    if media_type not in (FORM, JSON):
+        sent = f"Content-Type {media_type}" if media_type else "A body without Content-Type"
+        raise UnsupportedFormat(f"{sent} is not accepted; send {ACCEPTED_TYPES}.")
     body = await read_body(request, settings.max_body_mib * MIB)
-    files = await asyncio.to_thread(read, body)
-    if len(files) > settings.max_pictures:
-        raise BodyTooLarge(f"The request has {len(files)} pictures; at most {settings.max_pictures} are accepted.")
-    return files
-
-
-def _reader(media_type: str, content_type: str) -> Callable[[bytes], list[bytes]]:
-    if media_type == "multipart/form-data":
-        return lambda body: multipart_pictures(body, content_type)
     if media_type == JSON:
-        return lambda body: PredictBody.from_json(body).pictures()
-    sent = f"Content-Type {media_type}" if media_type else "A body without Content-Type"
-    raise UnsupportedFormat(f"{sent} is not accepted; send {ACCEPTED_TYPES}.")
+        return await json_pictures(body, settings, request.app.state.remote_pictures)
+    return await asyncio.to_thread(multipart_pictures, body, content_type, settings.max_pictures)
 
 
 def wants_png(accept: str) -> bool:
