@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from server import picture_cost
+from server import picture_cost, picture_structure
 from server.contract.errors import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedFormat
 
 Picture = npt.NDArray[np.uint8]
@@ -149,6 +149,7 @@ def _open(data: bytes) -> Image.Image:
     """Reads the header only."""
     if not data:
         raise UndecodablePicture("The picture is empty: 0 bytes.")
+    picture_structure.check(data)
     Image.init()  # or `formats` may name only Pillow's commonest
     try:
         return Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS)

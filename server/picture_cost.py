@@ -8,6 +8,7 @@ from typing import Any, Final
 from PIL import Image
 
 from server.contract.errors import UndecodablePicture
+from server.picture_structure import jpeg_first_scan
 
 USUAL_SCANS: Final = 20
 MAX_SCAN_PIXELS: Final = 500_000_000
@@ -42,7 +43,7 @@ def _stored_bytes(mode: str) -> int:
 
 def _jpeg(image: Any, data: bytes, _: int) -> int:
     """The coefficients of all scans where there are several: they are kept until the last one is read."""
-    start = _first_scan(data)
+    start = jpeg_first_scan(data)
     if not image.info.get("progressive") and data[start + 4 : start + 5] == bytes([len(image.layer)]):
         return 0
     w, h = image.size
@@ -52,19 +53,6 @@ def _jpeg(image: Any, data: bytes, _: int) -> int:
     sampling = [(across, down) for _, across, down, _ in image.layer]
     most_across, most_down = (max(max(factors), 1) for factors in zip(*sampling, strict=True))
     return sum(2 * w * h * across * down // (most_across * most_down) for across, down in sampling)
-
-
-def _first_scan(data: bytes) -> int:
-    """Where the first start of scan is: before it there may be others, in a thumbnail."""
-    position = 2
-    while (position := data.find(b"\xff", position)) >= 0:
-        marker = data[position + 1 : position + 2]
-        if marker == _JPEG_START_OF_SCAN[1:]:
-            return position
-        has_length = marker > b"\x01" and not b"\xd0" <= marker <= b"\xd8" and marker != b"\xff"
-        length = int.from_bytes(data[position + 2 : position + 4]) if has_length else 0
-        position += 1 if marker == b"\xff" else 2 + length
-    return len(data)
 
 
 def _webp(image: Image.Image, _: bytes, __: int) -> int:

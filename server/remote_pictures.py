@@ -1,7 +1,7 @@
 """Pictures that a request names by their address (`url_inputs`), fetched so that nobody can look at our own network.
 
-A name is resolved once, every address must be public, and the connection goes to the address that was checked. Redirects
-are checked like the first address. No proxy, no cookies, no credentials.
+A name is resolved once, every address must be public, and the connection goes to the address that was checked.
+Redirects are checked like the first address. No proxy, no cookies, no credentials.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ async def _fetched(addresses: dict[int, str], remote: RemotePictures | None, sev
                 for index, url in addresses.items()
                 if remote is not None
             }
-    except* Exception as failures:
+    except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return {index: task.result() for index, task in tasks.items()}
 
