@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 JSON, FORM, PNG = "application/json", "multipart/form-data", "image/png"
 ACCEPTED_TYPES = "image/*, application/octet-stream, multipart/form-data or application/json"
+
+MAX_PARAMETERS = 50
 
 
 def _openapi() -> dict[str, Any]:
@@ -49,9 +52,11 @@ OPENAPI = _openapi()
 
 def options_of(query: QueryParams) -> PredictOptions:
     """Raises `BadParameter` for an unknown, repeated or impossible parameter."""
-    names = [name for name, _ in query.multi_items()]
-    for name in names:
-        if names.count(name) > 1:
+    names = Counter(name for name, _ in query.multi_items())
+    if len(names) > MAX_PARAMETERS:
+        raise BadParameter(f"The query has {len(names)} parameters; /docs lists those that there are.")
+    for name, count in names.items():
+        if count > 1:
             raise BadParameter(f"The query has {name!r} more than once.")
     return PredictOptions.from_query(query)
 
