@@ -7,7 +7,7 @@ PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 SERVER  := client,server,$(RUNTIME)
 ALL     := $(SERVER),export,dev
 
-.PHONY: help install serve test lint format test-browser plugins clean
+.PHONY: help install serve test lint format test-browser fuzz plugins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,11 @@ test: install  ## all tests but the browser's
 test-browser: install  ## the demo page in Chromium (Debian: chromium, chromium-driver)
 	@command -v chromedriver >/dev/null || { echo "Install Chromium and its driver first: apt-get install chromium chromium-driver"; exit 1; }
 	$(VENV)/bin/python -m pytest tests/browser
+
+SECONDS ?= 600
+fuzz: install  ## parsers and decoders against made-up input, for 10 minutes each, or SECONDS=... (TARGETS="rle form")
+	@$(PIP) --editable ".[fuzz]"
+	$(VENV)/bin/python -m tests.fuzz $(TARGETS) --seconds $(SECONDS)
 
 lint: install  ## ruff, mypy, and who may import whom
 	$(VENV)/bin/ruff check .

@@ -119,6 +119,7 @@ def _announce(settings: Settings, models: Models, listener: socket.socket) -> No
 
 def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken form
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import time
 from typing import Any
@@ -25,15 +26,16 @@ class Connections:
         self._next_log = 0.0
 
     def make_room(self, connections: set[Any]) -> bool:
-        """Where a new one is one too many, closes the one that has waited longest. False: all are busy."""
+        """Where a new one is one too many, closes those that have waited longest. False: all are busy."""
         if len(connections) <= self._limit:
             return True
         waiting = [connection for connection in connections if connection.is_waiting]
         self._log(len(waiting))
-        oldest = min(waiting, key=lambda connection: connection.waits_since, default=None)
-        if oldest is not None:
-            oldest.transport.close()
-        return oldest is not None
+        some = 1 + self._limit // 32  # so that a flood does not have us look at all of them for each
+        oldest = heapq.nsmallest(some, waiting, key=lambda connection: connection.waits_since)
+        for connection in oldest:
+            connection.transport.close()
+        return bool(oldest)
 
     def close_late(self, connections: set[Any]) -> None:
         """Those whose header has begun or never began, and is late; who has been answered has uvicorn's own timer."""

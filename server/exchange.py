@@ -6,16 +6,17 @@ import asyncio
 import time
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from server.lifecycle import Lifecycle
 
-SECURITY_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
+SECURITY_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""Of every answer; a page has a policy of its own."""
 SMALL_BODY: Final = 1 << 20
 """The rest of such a body is read for the sake of the connection, also where the answer did not need it."""
 LINGER_S: Final = 2.0
@@ -59,12 +60,12 @@ class Exchange:
     def _start(self, message: Message) -> None:
         self.status = message["status"]
         self._lingers = self._has_much_left()
-        headers = MutableHeaders(scope=message)
-        headers["X-Request-ID"] = self.request_id
-        for name, value in SECURITY_HEADERS.items():
-            headers.setdefault(name, value)
+        headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
+        there = {name for name, _ in headers}
+        headers += [header for header in SECURITY_HEADERS if header[0] not in there]
         if self._lingers or self._lifecycle.draining:
-            headers["Connection"] = "close"
+            headers.append((b"connection", b"close"))
+        message["headers"] = headers
 
     def _has_much_left(self) -> bool:
         """Whether so much of the body may still come, or so slowly, that the connection is not worth it."""

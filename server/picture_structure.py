@@ -19,6 +19,7 @@ MAX_JPEG_FILL: Final = 1 << 16
 """Bytes between segments."""
 MAX_PNG_CHUNKS: Final = 50_000
 MAX_GIF_BLOCKS: Final = 50_000
+MAX_WEBP_CHUNKS: Final = 50_000
 MAX_TIFF_VALUES: Final = 300_000
 """Of one tag: strips of one row each, of the tallest picture."""
 MAX_TIFF_TAGS: Final = 5_000
@@ -38,8 +39,10 @@ def check(data: bytes) -> None:
         _check_png(data)
     elif data.startswith(b"GIF8"):
         _check_gif(data)
-    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    elif data[:2] in (b"II", b"MM"):
         _check_tiff(data)
+    elif data.startswith(b"RIFF"):
+        _check_webp(data)
 
 
 def jpeg_first_scan(data: bytes) -> int:
@@ -65,7 +68,10 @@ def _check_png(data: bytes) -> None:
     for _ in range(MAX_PNG_CHUNKS):
         if position >= len(data):
             return
-        position += 12 + int.from_bytes(data[position : position + 4])
+        length = int.from_bytes(data[position : position + 4])
+        if data[position + 4 : position + 8] == b"eXIf":
+            _check_exif(data[position + 8 : position + 8 + length])
+        position += 12 + length
     raise _too_many("PNG", "chunks")
 
 
@@ -89,21 +95,38 @@ def _after_blocks(data: bytes, position: int) -> int:
     raise _too_many("GIF", "blocks before its picture")
 
 
+def _check_webp(data: bytes) -> None:
+    position = 12
+    for _ in range(MAX_WEBP_CHUNKS):
+        if position >= len(data):
+            return
+        length = int.from_bytes(data[position + 4 : position + 8], "little")
+        if data[position : position + 4] == b"EXIF":
+            _check_exif(data[position + 8 : position + 8 + length])
+        position += 8 + length + length % 2
+    raise _too_many("WebP", "chunks")
+
+
+def _check_exif(block: bytes) -> None:
+    _check_tiff(block.removeprefix(b"Exif\0\0"))
+
+
 def _check_tiff(data: bytes) -> None:
+    """The first directory, which is all that is read."""
     order = "<" if data[:1] == b"I" else ">"
     big = 43 in data[2:4]
+    entry = struct.Struct(order + ("HHQQ" if big else "HHII"))
     try:
         (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
         (tags,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
-        if tags > MAX_TIFF_TAGS:
-            raise _too_many("TIFF", "tags")
-        entry = struct.Struct(order + ("HHQQ" if big else "HHII"))
-        table = start + (8 if big else 2)
-        for _, kind, count, _ in entry.iter_unpack(data[table : table + tags * entry.size]):
-            if count > MAX_TIFF_VALUES and kind not in _PLAIN_TIFF_TYPES:
-                raise _too_many("TIFF", "values of one tag")
-    except struct.error:
+    except (struct.error, OverflowError):
         return
+    if tags > MAX_TIFF_TAGS:
+        raise _too_many("TIFF", "tags")
+    table = data[start + (8 if big else 2) :][: tags * entry.size]
+    for _, kind, count, _ in entry.iter_unpack(table[: len(table) // entry.size * entry.size]):
+        if count > MAX_TIFF_VALUES and kind not in _PLAIN_TIFF_TYPES:
+            raise _too_many("TIFF", "values of one tag")
 
 
 def _too_many(form: str, pieces: str) -> UndecodablePicture:

@@ -137,6 +137,8 @@ def many_pieces() -> dict[str, bytes]:
         "JPEG fill": b"\xff\xd8" + b"\xff" * (1 << 20) + jpeg[2:],
         "JPEG zeros": b"\xff\xd8" + b"\xff\0" * (1 << 20) + jpeg[2:],
         "TIFF strips": tiff(no_strips | values, bytes(2_000_000)),
+        "TIFF strips, and no end": tiff(no_strips | values, bytes(2_000_000))[:-8],
+        "EXIF tags": with_chunks(chunk(b"eXIf", tiff({i: (1, 1, 0) for i in range(300, 60_000)}))),
         "TIFF tags": tiff(dict.fromkeys(range(300, 60000), (1, 1, 0))),
     }
 
@@ -177,6 +179,7 @@ def everything_odd() -> dict[str, bytes]:
         "BMP of negative height": b"BM"
         + struct.pack("<IIIIiiHHIIiiII", 100, 0, 54, 40, 9000, -(2**31), 1, 24, *[0] * 6),
         "JPEG of no component": jpeg[: jpeg.index(b"\xff\xc0") + 9] + b"\0" + jpeg[jpeg.index(b"\xff\xc0") + 10 :],
+        "a directory beyond all files": b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(40),
         "a JPEG's first bytes": jpeg[:20],
         "a PNG's first bytes": png[:40],
         "fill bytes": b"\xff\xd8" + b"\xff" * (1 << 20),

@@ -1,0 +1,83 @@
+"""Where fuzzing starts: a few valid and nearly valid inputs of each target, made by code."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from server.contract import rle
+from tests.server.odd_files import encoded, many_pieces, noise, tiff, tiff_entries
+
+
+def _rles() -> list[bytes]:
+    random = np.random.default_rng(0)
+    masks = [random.random((h, w)) < share for h, w, share in ((5, 7, 0.5), (200, 100, 0.01), (1, 1, 1), (40, 90, 0.9))]
+    return [bytes(mask.shape) + rle.compress(rle.from_mask(mask)).encode() for mask in masks]
+
+
+def _forms() -> list[bytes]:
+    part = (
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\nContent-Type: image/png\r\n\r\nabc\r\n'
+    )
+    star = b"--b\r\nContent-Disposition: form-data; name*=utf-8''im%61ge\r\n\r\nabc\r\n"
+    end = b"--b--\r\n"
+    return [
+        part + end,
+        part * 3 + end,
+        star + end,
+        part[:-4] + b"\r\n--",
+        b"--b\r\n\r\n\r\n" + end,
+        b"preamble\r\n" + part + end,
+    ]
+
+
+def _documents() -> list[bytes]:
+    text = base64.b64encode(b"abc")
+    return [
+        b'{"image": "' + text + b'"}',
+        b'{"images": ["' + text + b'", "YQ=="]}',
+        b'{"images": [1, null, {}], "image": null}',
+        b'{"\\u00e9": "\\ud83d\\ude00"}',
+    ]
+
+
+def _queries() -> list[bytes]:
+    return [
+        b"model=fake&version=1&score_threshold=0.5&max_detections=10&classes=something,1&mask=polygon&timeout_ms=100",
+        b"score_threshold=1e400&max_detections=-1&mask=&classes=,,&timeout_ms=0x10",
+        b"a=1;b=2&%00=%ff&=&&",
+    ]
+
+
+def _pictures() -> list[bytes]:
+    small, exif = noise((24, 16)), Image.Exif()
+    exif[0x0112] = 6
+    return [
+        encoded(small, "JPEG", exif=exif),
+        encoded(small, "JPEG", progressive=True),
+        encoded(small.convert("CMYK"), "JPEG"),
+        encoded(small, "PNG", exif=exif),
+        encoded(small.convert("P"), "PNG", transparency=1),
+        encoded(small, "WEBP", lossless=True, exif=exif),
+        encoded(small, "BMP"),
+        encoded(small.convert("P"), "GIF", save_all=True, append_images=[small.convert("P")]),
+        encoded(small, "TIFF", compression="tiff_lzw", exif=exif),
+        encoded(small, "MPO", save_all=True, append_images=[small]),
+        encoded(Image.fromarray(np.arange(384, dtype=np.float32).reshape(16, 24)), "TIFF"),
+        encoded(Image.fromarray(np.arange(384, dtype=np.uint16).reshape(16, 24)), "PNG"),
+        tiff(tiff_entries(8, 8), bytes(64)),
+        many_pieces()["GIF comments"][:400],
+    ]
+
+
+SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
+    "rle": _rles,
+    "form": _forms,
+    "json": _documents,
+    "query": _queries,
+    "picture": _pictures,
+}
