@@ -114,7 +114,7 @@ def _check_exif(block: bytes) -> None:
 def _check_tiff(data: bytes) -> None:
     """The first directory, which is all that is read."""
     order = "<" if data[:1] == b"I" else ">"
-    big = 43 in data[2:4]
+    big = data[2:3] == b"+"  # as Pillow tells it, whatever the byte order
     entry = struct.Struct(order + ("HHQQ" if big else "HHII"))
     try:
         (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
