@@ -39,6 +39,7 @@ class _Pyramid(ctypes.Structure):
         ("heights", ctypes.c_int32 * MAX_LEVELS),
         ("widths", ctypes.c_int32 * MAX_LEVELS),
         ("level_count", ctypes.c_int32),
+        ("images", ctypes.c_int32),
         ("channels", ctypes.c_int32),
         ("layout", ctypes.c_int32),
     )
@@ -128,7 +129,8 @@ def _roi_align_settings(settings: RoiAlign) -> _RoiAlignSettings:
 def _pyramid(features: Sequence[Tensor]) -> _Pyramid:
     half = features[0].element_size() == 2
     height, width, channels = (1, 2, 3) if half else (2, 3, 1)
-    pyramid = _Pyramid(level_count=len(features), channels=features[0].shape[channels], layout=int(half))
+    sizes = {"level_count": len(features), "images": len(features[0]), "channels": features[0].shape[channels]}
+    pyramid = _Pyramid(**sizes, layout=int(half))
     for i, level in enumerate(features):
         pyramid.features[i] = level.data_ptr()
         pyramid.heights[i], pyramid.widths[i] = level.shape[height], level.shape[width]

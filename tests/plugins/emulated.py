@@ -49,6 +49,7 @@ class _Pyramid(ctypes.Structure):
         ("heights", ctypes.c_int32 * _MAX_LEVELS),
         ("widths", ctypes.c_int32 * _MAX_LEVELS),
         ("level_count", ctypes.c_int32),
+        ("images", ctypes.c_int32),
         ("channels", ctypes.c_int32),
         ("layout", ctypes.c_int32),
     )
@@ -168,7 +169,7 @@ def _channels_last(level: NDArray[np.float16], seed: int) -> NDArray[np.float16]
 
 
 def _pyramid(features: Sequence[NDArray[Any]], addresses: Sequence[int]) -> _Pyramid:
-    pyramid = _Pyramid(level_count=len(features), channels=features[0].shape[1])
+    pyramid = _Pyramid(level_count=len(features), images=len(features[0]), channels=features[0].shape[1])
     pyramid.layout = int(features[0].dtype == np.float16)
     for i, (level, address) in enumerate(zip(features, addresses, strict=True)):
         pyramid.features[i] = address
