@@ -111,7 +111,7 @@ def _cannot_listen(settings: Settings, error: OSError) -> str:
 def _announce(settings: Settings, models: Models, listener: socket.socket) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     for model in models:
-        print(f"{model.card.name} {model.card.version}: {model.engine.description}")
+        print(f"{model.card.name} {model.card.version}: engine {model.engine.description}")
     print(
         f"Maskline serves http://{host}:{listener.getsockname()[1]}{settings.root_path} (stop with Ctrl+C)", flush=True
     )
