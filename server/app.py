@@ -20,9 +20,10 @@ from server.contract.errors import BadParameter, Draining, NotReady
 from server.contract.wire import PredictResponse, Problem
 from server.gateway import Gateway, Lifecycle, key_of
 from server.metrics import CONTENT_TYPE, Metrics
-from server.models import Model, Models
+from server.models import Model, Models, default_folder
 from server.protocols import native
 from server.settings import Settings
+from server.watch import BundleWatch
 
 STATIC = Path(__file__).parent / "static"
 
@@ -69,13 +70,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.metrics.watch("queue_depth", "Pictures waiting for an engine.", lambda: models.waiting)
     state.metrics.watch("requests_in_flight", "Requests not answered yet.", lambda: state.lifecycle.in_flight)
     state.metrics.watch_batchers(lambda: [(model.ref, model.serving.batcher.stats) for model in models])
-    start = asyncio.create_task(models.start())
+    tasks = [asyncio.create_task(models.start()), *_watching(state.settings, models)]
     try:
         yield
     finally:
-        start.cancel()
-        await asyncio.gather(start, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await models.close()
+
+
+def _watching(settings: Settings, models: Models) -> list[asyncio.Task[None]]:
+    if not settings.watch_s:
+        return []
+    paths = settings.models or [default_folder()]
+    return [asyncio.create_task(BundleWatch(models, paths, settings.watch_s).run())]
 
 
 router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}})
