@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from server.batching import Batcher, DeadlinePassed, Draining, QueueFull, QueueLimits
+from server.batching import Batcher, DeadlinePassed, Draining, NotRunning, Priority, QueueFull, QueueLimits
+from server.runner import Down, Unanswered
 
 Strings = Batcher[str, str, str]
 
@@ -34,9 +35,31 @@ class Engine:
         return [item.upper() for item in items]
 
 
+class Threaded:
+    """A runner without a supervisor: a function in a thread. It is down once `down` is set."""
+
+    def __init__(self, engine: Callable[[list[str]], Sequence[str]]) -> None:
+        self.engine = engine
+        self.delay_s = 0.0
+        self.up = asyncio.Event()
+        self.up.set()
+        self.down = ""
+
+    async def ready(self) -> None:
+        await self.up.wait()
+        if self.down:
+            raise Down(self.down)
+
+    async def run(self, items: Sequence[str]) -> Sequence[str]:
+        return await asyncio.to_thread(self.engine, list(items))
+
+
 @contextlib.asynccontextmanager
-async def batching(*engines: Callable[[list[str]], Sequence[str]], **limits: float) -> AsyncIterator[Strings]:
-    batcher = Strings(engines, QueueLimits(**limits))  # type: ignore[arg-type]
+async def batching(
+    *engines: Callable[[list[str]], Sequence[str]] | Threaded, **limits: float
+) -> AsyncIterator[Strings]:
+    runners = [engine if isinstance(engine, Threaded) else Threaded(engine) for engine in engines]
+    batcher = Strings(runners, QueueLimits(**limits))  # type: ignore[arg-type]
     batcher.start()
     try:
         yield batcher
