@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable
 from itertools import combinations
 from statistics import median_low
 from typing import Generic, TypeVar
@@ -11,7 +11,11 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 SAMPLES = 16
-"""Batches that count. A quarter of them may be outliers without moving the line."""
+"""Batches that count for the line. A quarter of them may be outliers without turning it."""
+AGEING = 0.8
+"""Weight of a batch against the next one, for how high the line lies: a machine slows down and recovers in seconds."""
+MOST_OFF = 3.0
+"""How many times slower than the line a batch counts at most: one that hung for a minute must not count in full."""
 MOST_KEYS = 256
 """Keys that are remembered, the ones used last."""
 
@@ -51,7 +55,7 @@ def rest_s(expected_s: float, elapsed_s: float) -> float:
 
 
 class _Line:
-    """Theil and Sen's: the median slope of all pairs, so that neither noise nor one slow batch turns it."""
+    """Theil and Sen's, the median slope of all pairs, raised to the mean of the newest batches: waits are sums."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[int, float]] = deque(maxlen=SAMPLES)
@@ -63,12 +67,14 @@ class _Line:
 
     def at(self, items: int) -> float:
         if self._line is None:
-            self._line = _fitted(self._samples)
+            slope, base = _median_line(self._samples)
+            level = _level(self._samples, slope, base)
+            self._line = (slope * level, base * level)
         slope, base = self._line
         return slope * items + base
 
 
-def _fitted(samples: Iterable[tuple[int, float]]) -> tuple[float, float]:
+def _median_line(samples: Collection[tuple[int, float]]) -> tuple[float, float]:
     """Slope and base, neither negative. Medians are the lower ones: of two samples, one may be a slow first run."""
     slopes = [(s2 - s1) / (n2 - n1) for (n1, s1), (n2, s2) in combinations(samples, 2) if n1 != n2]
     if slopes:
@@ -79,6 +85,16 @@ def _fitted(samples: Iterable[tuple[int, float]]) -> tuple[float, float]:
         if base >= 0:
             return slope, base
     return median_low(seconds / items for items, seconds in samples), 0.0
+
+
+def _level(samples: Collection[tuple[int, float]], slope: float, base: float) -> float:
+    """Mean of how many times slower than the line they were, the newest (the last) weighing most."""
+    total = weights = 0.0
+    for items, seconds in samples:
+        line = slope * items + base
+        total = total * AGEING + (min(seconds / line, MOST_OFF) if line else 1.0)
+        weights = weights * AGEING + 1.0
+    return total / weights
 
 
 def _in_batches(line: _Line, items: int, max_batch: int) -> float:

@@ -69,13 +69,12 @@ def _serve(calls: SimpleQueue[Callable[[], None] | None]) -> None:
 
 
 def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Returned:
-    """Errors travel as values: a future refuses some of them."""
+    """Errors travel as values: a future and the event loop refuse some of them."""
     try:
         return function(*arguments), None
-    except Exception as error:  # noqa: BLE001 - it is for whoever waits
-        return None, error
-    except BaseException as error:  # noqa: BLE001 - as above; raised there, it would end the event loop
-        return None, RuntimeError(f"{type(error).__name__}: {error}")
+    except BaseException as error:  # noqa: BLE001 - it is for whoever waits
+        is_plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
+        return None, error if is_plain else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _resolve(returned: asyncio.Future[Returned], outcome: Returned) -> None:
