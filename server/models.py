@@ -112,7 +112,7 @@ class Models:
             raise ModelNotFound(f"There is no model {name!r}. Loaded: {', '.join(names) or 'none'}.")
         model = self._version(versions, version)
         if not model.ready:
-            raise NotReady(f"The model {name!r} is warming up.")
+            raise NotReady(model.reason or f"The model {name!r} is warming up.")
         return model
 
     def versions_of(self, name: str) -> list[Model]:
