@@ -12,45 +12,54 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 NEWEST_WEIGHT = 0.1
-"""Share of the newest picture in the mean seconds of decoding."""
+"""Share of the newest call in the mean seconds of a call."""
 
 
 class PictureThreads:
-    """`read` and `write` give a function's result and the seconds it took; an answer never waits for a picture."""
+    """`read` and `write` run a function in a thread; what is written never waits for what is to be read."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._readers = ThreadPoolExecutor(threads, "read")
-        self._writers = ThreadPoolExecutor(threads, "write")
-        self._reading = 0
-        self._read_s = 0.0
+        self.read = TimedThreads(threads, "read")
+        self.write = TimedThreads(threads, "write")
 
     @property
     def backlog_s(self) -> float:
-        """Expected seconds until a picture that comes now is read."""
-        return self._reading * self._read_s / self._threads
-
-    async def read(self, function: Callable[[*Ts], T], *arguments: *Ts) -> tuple[T, float]:
-        self._reading += 1
-        try:
-            result, seconds = await _timed_in(self._readers, function, *arguments)
-        finally:
-            self._reading -= 1
-        self._read_s += (NEWEST_WEIGHT if self._read_s else 1.0) * (seconds - self._read_s)
-        return result, seconds
-
-    async def write(self, function: Callable[[*Ts], T], *arguments: *Ts) -> tuple[T, float]:
-        return await _timed_in(self._writers, function, *arguments)
+        """Expected seconds until all that waits has been done: both kinds share the same CPUs."""
+        return self.read.backlog_s + self.write.backlog_s
 
     def close(self) -> None:
         """Takes no more; what runs ends by itself."""
-        for threads in (self._readers, self._writers):
-            threads.shutdown(wait=False)
+        self.read.close()
+        self.write.close()
 
 
-async def _timed_in(threads: ThreadPoolExecutor, function: Callable[[*Ts], T], *arguments: *Ts) -> tuple[T, float]:
-    def timed() -> tuple[T, float]:
-        started = time.monotonic()
-        return function(*arguments), time.monotonic() - started
+class TimedThreads:
+    """Threads that know how long their calls take."""
 
-    return await asyncio.get_running_loop().run_in_executor(threads, timed)
+    def __init__(self, threads: int, name: str) -> None:
+        self._threads = threads
+        self._executor = ThreadPoolExecutor(threads, name)
+        self._calls = 0
+        self._mean_s = 0.0
+
+    @property
+    def backlog_s(self) -> float:
+        return self._calls * self._mean_s / self._threads
+
+    async def __call__(self, function: Callable[[*Ts], T], *arguments: *Ts) -> tuple[T, float]:
+        """The function's result, and the seconds that it took."""
+
+        def timed() -> tuple[T, float]:
+            started = time.monotonic()
+            return function(*arguments), time.monotonic() - started
+
+        self._calls += 1
+        try:
+            result, seconds = await asyncio.get_running_loop().run_in_executor(self._executor, timed)
+        finally:
+            self._calls -= 1
+        self._mean_s += (NEWEST_WEIGHT if self._mean_s else 1.0) * (seconds - self._mean_s)
+        return result, seconds
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False)

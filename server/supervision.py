@@ -153,7 +153,7 @@ class Supervised(Generic[Item, Result]):
         self._fail("The engine is closed.")
         if self._has_worker:
             self._has_worker = False
-            await self._retire(self._thread or WorkerThread(), self.worker, self._policy.close_timeout_s)
+            await self._retire(self._thread or WorkerThread(), self.worker.close)
 
     def _count_failure(self, items: int, error: Exception) -> None:
         """Only those that failed alone count: of the items of a batch, one may be at fault."""
@@ -173,7 +173,7 @@ class Supervised(Generic[Item, Result]):
     async def _start_anew(self, reason: str, hung: bool) -> None:
         assert self._thread is not None, "what is replaced has started"
         self._has_worker = False
-        await self._retire(self._thread, self.worker, 0.0 if hung else self._policy.close_timeout_s)
+        await self._retire(self._thread, self.worker.close, hung)
         for _ in range(self._policy.attempts):
             pause_s = self._next_pause()
             self._expect(pause_s + self._start_s)
@@ -198,14 +198,16 @@ class Supervised(Generic[Item, Result]):
         try:
             await thread.call(lambda: made.append(self._make()), timeout_s=self._policy.make_timeout_s)
             await self._first_batches(thread, made[0])
-        except BaseException:
-            thread.finish(lambda: made[0].close() if made else None)
+        except BaseException as error:
+            hung = isinstance(error, Hung | Unanswered)
+            await self._retire(thread, lambda: made[0].close() if made else None, hung)
             raise
         self.worker, self._thread, self._has_worker = made[0], thread, True
         self._start_s = time.monotonic() - started
 
     async def _first_batches(self, thread: WorkerThread, worker: Worker[Item, Result]) -> None:
-        for batch in worker.first_batches():
+        batches = iter(worker.first_batches())
+        while batch := await thread.call(lambda: next(batches, None), timeout_s=self._policy.timeout_s):
             try:
                 await thread.call(worker.run, batch, timeout_s=self._policy.timeout_s)
             except Hung as error:
@@ -213,10 +215,10 @@ class Supervised(Generic[Item, Result]):
             if self.state == "failed":  # closed while it started
                 raise Down(self.reason)
 
-    async def _retire(self, thread: WorkerThread, worker: Worker[Item, Result], patience_s: float) -> None:
-        """Closes the worker in its thread, and waits that long for it."""
-        closed = thread.finish(worker.close)
-        await asyncio.wait({closed}, timeout=patience_s)
+    async def _retire(self, thread: WorkerThread, close: Callable[[], None], hung: bool = False) -> None:
+        """Closes a worker in its thread, and waits for that where it does not hang."""
+        closed = thread.finish(close)
+        await asyncio.wait({closed}, timeout=0 if hung else self._policy.close_timeout_s)
         if not closed.done():
             logger.error("An engine that hangs is left behind; its memory is in use until it returns.")
         elif error := closed.result()[1]:

@@ -73,8 +73,9 @@ def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Return
     try:
         return function(*arguments), None
     except BaseException as error:  # noqa: BLE001 - it is for whoever waits
-        is_plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
-        return None, error if is_plain else RuntimeError(f"{type(error).__name__}: {error}")
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            return None, error
+        return None, RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _resolve(returned: asyncio.Future[Returned], outcome: Returned) -> None:
