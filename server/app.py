@@ -98,16 +98,16 @@ async def predict(request: Request) -> Response:
     """The objects of one picture or several: boxes, classes, scores and masks."""
     settings, models = _settings(request), _models(request)
     options = native.options_of(request.query_params)
-    models.select(options.model, options.version).serving.check_admission(options)
+    timeout_s = settings.timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
+    clock = asyncio.get_running_loop().time
+    models.select(options.model, options.version).serving.check_admission(options, clock() + timeout_s)
     as_png = native.wants_png(request.headers.get("Accept", ""))
     try:
         files = await native.read_pictures(request, settings)
         if as_png and len(files) > 1:
             raise BadParameter("An annotated picture is made of one picture; send one, or accept application/json.")
         model = models.select(options.model, options.version)
-        timeout_s = settings.timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        work = model.serving.predict(files, options, deadline=deadline, keep_pictures=as_png)
+        work = model.serving.predict(files, options, deadline=clock() + timeout_s, keep_pictures=as_png)
         answer = await native.unless_client_gone(request, work)
     except ClientDisconnect:
         return errors.problem(errors.CLIENT_GONE, "The client has gone.", errors.request_id_of(request))
@@ -131,11 +131,11 @@ async def live(request: Request) -> Response:
 
 @router.get("/health/ready")
 async def ready(request: Request) -> Response:
-    """503 while models warm up and while the server stops."""
+    """503 while a model warms up or its engine is started anew, and while the server stops."""
     if request.app.state.lifecycle.draining:
         raise Draining("The server is stopping.")
     if not _models(request).ready:
-        raise NotReady(_models(request).failure or "The models are warming up.")
+        raise NotReady(_models(request).reason)
     return JSONResponse({"status": "ready"})
 
 
@@ -201,7 +201,8 @@ def _described(model: Model) -> dict[str, Any]:
     return {
         "name": card.name,
         "version": card.version,
-        "ready": model.ready,
+        "ready": model.state == "ready",
+        "state": model.state,
         "engine": model.engine.description,
         "classes": card.classes,
         "max_detections": card.output.max_detections,

@@ -38,9 +38,12 @@ class Settings(BaseSettings):
     max_queue_size: PositiveInt = Field(default=1024, description="pictures that may wait")
     max_queue_mib: PositiveInt = Field(default=2048, description="memory that waiting pictures may take")
     max_queue_wait_s: PositiveFloat = Field(
-        default=45, description="requests whose wait would be longer are refused with 429"
+        default=15, description="requests whose wait would be longer are refused with 429"
     )
-    timeout_s: PositiveFloat = Field(default=60, description="deadline of a request that sets none")
+    timeout_s: PositiveFloat = Field(default=30, description="deadline of a request that sets none")
+    engine_timeout_s: PositiveFloat = Field(
+        default=60, description="an engine that takes longer for a batch is given up, and made anew"
+    )
     max_picture_mib: PositiveInt = Field(default=64, description="largest picture file")
     max_body_mib: PositiveInt = Field(default=128, description="largest body with several pictures, or in base64")
     max_megapixels: PositiveFloat = Field(default=100, description="largest picture once decoded")
