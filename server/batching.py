@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -78,7 +78,7 @@ class BatcherStats:
     failed_batches: int = 0
     dropped_cancelled: int = 0
     dropped_expired: int = 0
-    refused: int = 0
+    refused: dict[str, int] = field(default_factory=lambda: {"items": 0, "memory": 0, "wait": 0})
 
 
 @dataclass(eq=False)
@@ -178,16 +178,16 @@ class Batcher(Generic[Key, Item, Result]):
 
     def _refuse_if_full(self, items: int, cost: int) -> None:
         wait_s = self.predicted_wait_s()
-        reason = ""
+        reason, told = "", ""
         if self._reserved_items + items > self.limits.max_items:
-            reason = f"The queue is full: {self._reserved_items} pictures are waiting."
+            reason, told = "items", f"The queue is full: {self._reserved_items} pictures are waiting."
         elif self._reserved_cost + cost > self.limits.max_cost:
-            reason = "The queue is full: the waiting pictures fill its memory."
+            reason, told = "memory", "The queue is full: the waiting pictures fill its memory."
         elif wait_s > self.limits.max_wait_s:
-            reason = f"The wait would be {wait_s:.0f} s."
+            reason, told = "wait", f"The wait would be {wait_s:.0f} s."
         if reason:
-            self.stats.refused += 1
-            raise QueueFull(reason, max(wait_s - self.limits.max_wait_s, 0))
+            self.stats.refused[reason] += 1
+            raise QueueFull(told, max(wait_s - self.limits.max_wait_s, 0))
 
     def _occupy(self, items: int, cost: int) -> None:
         self._reserved_items += items

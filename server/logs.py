@@ -1,0 +1,124 @@
+"""Log lines, as text or as JSON, and the one line of each request.
+
+A line may carry values: `logger.info("loaded", extra=values(model="nuclei"))`. Text shows them as `name=value`, JSON as
+members. Queries, headers and bodies never come in here: keys travel in them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from server.exchange import Exchange
+
+LogFormat = Literal["text", "json"]
+
+requests = logging.getLogger("server.requests")
+
+REFUSALS = (429, 503)
+SUMMARY_S = 10.0
+LONGEST_PATH = 256
+PLAIN = re.compile(r'[^\s"=\x00-\x1f\x7f-\x9f\u2028\u2029]+')
+
+
+def configure(level: str, log_format: LogFormat) -> None:
+    """Every library's lines go the same way: to stderr, in one format."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(True)
+
+
+def values(**named: object) -> dict[str, dict[str, object]]:
+    """For a logger's `extra`."""
+    return {"values": named}
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, logger, message, name=value ..."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        named = getattr(record, "values", {})
+        return " ".join([super().formatMessage(record), *(f"{name}={_text(value)}" for name, value in named.items())])
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line, also for an exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds, milliseconds = divmod(int(record.created * 1000), 1000)
+        document: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{milliseconds:03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "values", {}),
+        }
+        if record.exc_info and record.exc_info[0]:
+            kind, error, _ = record.exc_info
+            trace = self.formatException(record.exc_info)
+            document["exception"] = {"type": kind.__name__, "message": str(error), "trace": trace}
+        return json.dumps(document, default=str)
+
+
+class AccessLog:
+    """One line a request.
+
+    Probes are debug lines, and so are refusals (429, 503): an overloaded or stopping server gives thousands a second,
+    and `maskline_refused_total` counts them all. At most one warning in ten seconds says that there are any.
+    """
+
+    def __init__(self) -> None:
+        self._refused = 0
+        self._summed_up = float("-inf")
+
+    def write(self, exchange: Exchange, *, is_probe: bool) -> None:
+        is_refusal = exchange.status in REFUSALS
+        level = logging.DEBUG if is_probe or is_refusal else logging.INFO
+        if requests.isEnabledFor(level):
+            requests.log(level, "request", extra={"values": _line(exchange)})
+        if is_refusal and not is_probe:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._summed_up >= SUMMARY_S:
+            requests.warning("refused requests since the last such line", extra=values(count=self._refused))
+            self._refused, self._summed_up = 0, now
+
+
+def _line(exchange: Exchange) -> dict[str, object]:
+    line: dict[str, object] = {
+        "request_id": exchange.request_id,
+        "method": exchange.method,
+        "path": exchange.path[:LONGEST_PATH],
+        "status": exchange.status,
+        "ms": round(exchange.seconds * 1e3, 1),
+        "bytes_in": exchange.bytes_in,
+        "bytes_out": exchange.bytes_out,
+    }
+    if exchange.model is not None:
+        line |= {"model": exchange.model.name, "version": exchange.model.version}
+    if exchange.pictures:
+        line["pictures"] = exchange.pictures
+    if exchange.batch_size:
+        line["batch_size"] = exchange.batch_size
+    line |= {f"{name}_ms": round(stage.seconds * 1e3, 1) for name, stage in exchange.progress.items()}
+    if exchange.trace_id:
+        line["trace_id"] = exchange.trace_id
+    return line
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        return str(value)
+    return value if PLAIN.fullmatch(value) else json.dumps(value)

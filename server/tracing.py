@@ -1,0 +1,127 @@
+"""OpenTelemetry: a span a request, with its stages inside, made when the request is over from the times that it kept.
+
+On where the extra `otel` is installed and one of OpenTelemetry's own variables names a collector; the same variables
+set the rest: `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, ...
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from server.exchange import Exchange
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+logger = logging.getLogger("server.tracing")
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def trace_id_of(headers: Mapping[str, str]) -> str:
+    """Of the trace that the caller is in (W3C Trace Context); empty when it says nothing of one."""
+    found = TRACEPARENT.match(headers.get("traceparent", ""))
+    return found[1] if found else ""
+
+
+def from_environment() -> Tracing | None:
+    """What the variables ask for. None, and a warning, where the extra is missing."""
+    endpoint = next((name for name in ENDPOINTS if os.environ.get(name)), None)
+    if endpoint is None:
+        return None
+    if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.sdk") is None:
+        logger.warning("%s is set, but there are no traces without the extra: pip install 'maskline[otel]'", endpoint)
+        return None
+    return Tracing(_exporting())
+
+
+def _exporting() -> TracerProvider:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    ours = Resource({"service.name": "maskline", "service.version": version("maskline")})
+    provider = TracerProvider(resource=Resource.get_empty().merge(ours).merge(OTELResourceDetector().detect()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+class Tracing:
+    """Spans of requests, to wherever `provider` sends them."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("maskline", version("maskline"))
+        self._propagator = TraceContextTextMapPropagator()
+
+    def begin(self, exchange: Exchange, headers: Mapping[str, str]) -> None:
+        """Opens the request's span, in the caller's trace if it is in one."""
+        from opentelemetry.trace import SpanKind, format_trace_id
+
+        caller = self._propagator.extract(headers)
+        exchange.span = self._tracer.start_span(exchange.method, caller, SpanKind.SERVER)
+        exchange.trace_id = format_trace_id(exchange.span.get_span_context().trace_id)
+
+    def end(self, exchange: Exchange) -> None:
+        span = exchange.span
+        if span.is_recording():
+            self._add_stages(exchange)
+            span.update_name(f"{exchange.method} {exchange.route}".strip())
+            span.set_attributes(_attributes(exchange))
+            if exchange.status >= 500:
+                span.set_status(_error())
+        span.end()
+
+    def close(self) -> None:
+        """Sends what is left; may take seconds where the collector does not answer."""
+        self._provider.shutdown()
+
+    def _add_stages(self, exchange: Exchange) -> None:
+        from opentelemetry.trace import set_span_in_context
+
+        inside = set_span_in_context(exchange.span)
+        epoch = time.time() - time.monotonic()
+        for name, stage in exchange.progress.items():
+            ended = epoch + stage.ended
+            child = self._tracer.start_span(name, inside, start_time=_nanoseconds(ended - stage.seconds))
+            child.end(_nanoseconds(ended))
+
+
+def _attributes(exchange: Exchange) -> dict[str, Any]:
+    """OpenTelemetry's names where it has one."""
+    attributes: dict[str, Any] = {
+        "http.request.method": exchange.method,
+        "http.response.status_code": exchange.status,
+        "url.path": exchange.path,
+        "maskline.request_id": exchange.request_id,
+    }
+    if exchange.route:
+        attributes["http.route"] = exchange.route
+    if exchange.model is not None:
+        attributes |= {"maskline.model": exchange.model.name, "maskline.version": exchange.model.version}
+    if exchange.pictures:
+        attributes["maskline.pictures"] = exchange.pictures
+    if exchange.batch_size:
+        attributes["maskline.batch_size"] = exchange.batch_size
+    return attributes
+
+
+def _error() -> Any:
+    from opentelemetry.trace import Status, StatusCode
+
+    return Status(StatusCode.ERROR)
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
