@@ -20,6 +20,8 @@ LogFormat = Literal["text", "json"]
 
 requests = logging.getLogger("server.requests")
 
+OURS = ("server", "export", "plugins", "py")
+"""First part of the loggers that no client can make repeat themselves; `py` is Python's warnings."""
 REFUSALS = (429, 503)
 SUMMARY_S = 10.0
 LONGEST_PATH = 256
@@ -30,6 +32,7 @@ def configure(level: str, log_format: LogFormat) -> None:
     """Every library's lines go the same way: to stderr, in one format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(Seldom())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(True)
 
@@ -67,6 +70,23 @@ class JsonFormatter(logging.Formatter):
             trace = self.formatException(record.exc_info)
             document["exception"] = {"type": kind.__name__, "message": str(error), "trace": trace}
         return json.dumps(document, default=str)
+
+
+class Seldom(logging.Filter):
+    """Lets through a line that another library repeats once in ten seconds: a client can provoke uvicorn's at will."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] in OURS:
+            return True
+        where = (record.pathname, record.lineno)
+        if record.created - self._shown.get(where, float("-inf")) < SUMMARY_S:
+            return False
+        self._shown[where] = record.created
+        return True
 
 
 class AccessLog:

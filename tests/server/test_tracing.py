@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sys
 import threading
@@ -86,7 +87,7 @@ async def test_stages_follow_each_other_inside_the_request(
     edges = [root.start_time, *(edge for span in stages for edge in (span.start_time, span.end_time)), root.end_time]
     known = [edge for edge in edges if edge is not None]
     assert len(known) == 10
-    assert all(later >= earlier - slack for earlier, later in zip(known, known[1:], strict=False))
+    assert all(later >= earlier - slack for earlier, later in itertools.pairwise(known))
     for span in stages:
         assert span.end_time is not None
         assert span.start_time is not None
