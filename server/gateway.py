@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import CLIENT_GONE, problem
 from server.exchange import Exchange
 from server.logs import AccessLog, values
-from server.metrics import Metrics
+from server.metrics import PREDICT, Metrics
 from server.tracing import Tracing, trace_id_of
 
 logger = logging.getLogger("server")
@@ -28,8 +28,6 @@ logger = logging.getLogger("server")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 PROBES = ("/health/", "/metrics")
 """Answered while the server stops and without a key."""
-PREDICT = "/predict"
-"""Its refusals here, before any route, count as its own."""
 PUBLIC = ("/", "/docs", "/openapi.json")
 
 
@@ -183,7 +181,7 @@ def _request_id(headers: Headers) -> str:
 
 
 def _template(scope: Scope) -> str:
-    """The route's, or nothing: what a client makes up must not become a label."""
+    """The route's, or nothing: what a client makes up must not become a label. Refusals at the door are of no route."""
     if route := scope.get("route"):
         return str(route.path)
     return PREDICT if _route(scope) == PREDICT else ""

@@ -92,8 +92,9 @@ class Seldom(logging.Filter):
 class AccessLog:
     """One line a request.
 
-    Probes are debug lines, and so are refusals (429, 503): an overloaded or stopping server gives thousands a second,
-    and `maskline_refused_total` counts them all. At most one warning in ten seconds says that there are any.
+    Probes are debug lines, and so are requests refused before any work was done (429, 503): an overloaded or stopping
+    server refuses thousands a second, and `maskline_requests_total` counts them all. At most one warning in ten seconds
+    says that there are any.
     """
 
     def __init__(self) -> None:
@@ -101,7 +102,7 @@ class AccessLog:
         self._summed_up = float("-inf")
 
     def write(self, exchange: Exchange, *, is_probe: bool) -> None:
-        is_refusal = exchange.status in REFUSALS
+        is_refusal = exchange.status in REFUSALS and not exchange.progress
         level = logging.DEBUG if is_probe or is_refusal else logging.INFO
         if requests.isEnabledFor(level):
             requests.log(level, "request", extra={"values": _line(exchange)})

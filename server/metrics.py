@@ -42,6 +42,8 @@ STAGES = {
     "total": "Seconds from a request's head to the end of its answer.",
 }
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+PREDICT = "/predict"
+EXPECTED = (200, 400, 429, 500, 503, 504)
 STATES = ("warming", "ready", "restarting", "failed")
 METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 OUTCOMES = {429: "refused", 499: "client_gone", 503: "not_ready", 504: "deadline"}
@@ -66,6 +68,8 @@ class Metrics:
         self._batch_size = self._histogram("batch_size", "Pictures in the batch of an answered request.", BATCH_SIZES)
         self._request_counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[ModelRef, _Histograms] = {}
+        for status in EXPECTED:  # a rate cannot see a counter's first value
+            self._counter_of(PREDICT, "POST", status)
 
     def watch(self, name: str, description: str, read: Callable[[], float]) -> None:
         """A gauge that is read whenever it is asked for."""
