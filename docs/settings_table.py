@@ -1,7 +1,7 @@
 """The table of settings in operations.md, from the settings themselves.
 
-    python docs/settings_table.py           writes it (make docs)
-    python docs/settings_table.py --check   exit status 1 when it is stale
+python docs/settings_table.py           writes it (make docs)
+python docs/settings_table.py --check   exit status 1 when it is stale
 """
 
 from __future__ import annotations
