@@ -21,10 +21,11 @@ from server.contract.wire import PredictResponse, Problem
 from server.exchange import Exchange
 from server.gateway import Gateway, Lifecycle, key_of
 from server.metrics import Metrics
-from server.models import Model, Models
+from server.models import Model, Models, default_folder
 from server.protocols import native
 from server.settings import Settings
 from server.tracing import Tracing
+from server.watch import BundleWatch
 
 STATIC = Path(__file__).parent / "static"
 
@@ -75,15 +76,23 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     models: Models = state.models
     state.metrics.watch("requests_in_flight", "Requests not answered yet.", lambda: state.lifecycle.in_flight)
     state.metrics.watch_models(models)
-    start = asyncio.create_task(models.start())
+    tasks = [asyncio.create_task(models.start()), *_watching(state.settings, models)]
     try:
         yield
     finally:
-        start.cancel()
-        await asyncio.gather(start, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await models.close()
         if state.tracing is not None:
             await asyncio.to_thread(state.tracing.close)
+
+
+def _watching(settings: Settings, models: Models) -> list[asyncio.Task[None]]:
+    if not settings.watch_s:
+        return []
+    paths = settings.models or [default_folder()]
+    return [asyncio.create_task(BundleWatch(models, paths, settings.watch_s).run())]
 
 
 router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}})

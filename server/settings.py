@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     )
     fake_batch_ms: NonNegativeFloat = Field(default=0, description="how long the fake engine takes for a batch")
     threads: NonNegativeInt = Field(default=0, description="CPU threads of an engine; 0: all that are there")
+    watch_s: NonNegativeFloat = Field(
+        default=0, description="how often to look for bundles that were added, replaced or taken away; 0: never"
+    )
     max_batch_size: PositiveInt = Field(default=8, description="largest number of pictures that run together")
     max_queue_delay_ms: NonNegativeFloat = Field(
         default=0, description="how long a batch that is not full waits for more"

@@ -12,12 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
 from server.__main__ import main
-from tests.server.running import ServerProcess, png, server_process, write_bundle
+from tests.server.running import PNG_HEADERS, ServerProcess, as_png, noise, png, server_process, write_bundle
 
 PICTURE = png()
+
+
+NO_DISK = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
+"""Runs a program that can write nothing into any file, as on a full disk."""
 
 
 def in_flight(count: int) -> str:
@@ -36,6 +41,16 @@ def test_accepted_requests_are_answered_after_sigterm() -> None:
         assert [answer.result().status_code for answer in answers] == [200] * 6
         assert refused.status_code == 503
         assert refused.headers["Connection"] == "close"
+        assert server.process.wait(30) == 0
+
+
+def test_a_full_disk_stops_nothing() -> None:
+    large = as_png(noise(0, (1500, 2000)))  # more than is kept in memory by libraries that spool to files
+    with server_process(prefix=NO_DISK) as server:
+        for content in ({"content": large, "headers": PNG_HEADERS}, {"files": [("image", large)] * 8}):
+            assert httpx2.post(f"{server.url}/predict", **content, timeout=60).status_code == 200
+        assert server.get("/metrics").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
 
 
