@@ -68,6 +68,7 @@ class Metrics:
         self._batch_size = self._histogram("batch_size", "Pictures in the batch of an answered request.", BATCH_SIZES)
         self._request_counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[ModelRef, _Histograms] = {}
+        self._models: Iterable[Model] = ()
         for status in EXPECTED:  # a rate cannot see a counter's first value
             self._counter_of(PREDICT, "POST", status)
 
@@ -76,7 +77,8 @@ class Metrics:
         Gauge(f"maskline_{name}", description, registry=self._registry).set_function(read)
 
     def watch_models(self, models: Iterable[Model]) -> None:
-        """What the models' batchers and engines tell of themselves."""
+        """What the models' batchers and engines tell of themselves. Series of others are dropped."""
+        self._models = models
         self._registry.register(_ModelCollector(models))
 
     def done(self, exchange: Exchange) -> None:
@@ -88,17 +90,26 @@ class Metrics:
         self._response_bytes.inc(exchange.bytes_out)
         if exchange.model is None:
             return
+        histograms = self._histograms_of(exchange.model)
         if exchange.pictures:
             self._pictures.labels(exchange.model.name, exchange.model.version, _outcome(status)).inc(exchange.pictures)
         if exchange.timings_ms is not None and status == 200:
-            self._histograms_of(exchange.model).observe(exchange)
+            histograms.observe(exchange)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The text that Prometheus reads, and its content type. OpenMetrics where that is accepted."""
+        self._forget_unloaded()
         if "application/openmetrics-text" in accept:
             text = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
             return text, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(self._registry), CONTENT_TYPE
+
+    def _forget_unloaded(self) -> None:
+        """A server that loads a new version every day would never stop growing."""
+        for model in set(self._histograms) - {model.ref for model in self._models}:
+            del self._histograms[model]
+            for metric in (*self._stages.values(), self._batch_size, self._pictures):
+                metric.remove_by_labels({"model": model.name, "version": model.version})
 
     def _counter(self, name: str, description: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(f"maskline_{name}", description, labels, registry=self._registry)

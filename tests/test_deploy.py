@@ -12,6 +12,7 @@ import yaml
 from clients.__main__ import COMMANDS
 from export.build_options import parser
 from export.triton_texts import TENSORRT_OF_TRITON, TRITON_IMAGE
+from server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -114,6 +115,12 @@ def test_links_lead_somewhere(page: str) -> None:
     folder = (ROOT / page).parent
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
     assert [link for link in links if not (folder / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["server", "gpu"])
+def test_a_container_is_not_killed_before_the_server_gives_up(name: str) -> None:
+    seconds = int(services()[name]["stop_grace_period"].removesuffix("s"))
+    assert seconds >= Settings().drain_timeout_s + 10
 
 
 # Prometheus and Grafana

@@ -174,6 +174,19 @@ async def test_two_versions_have_series_of_their_own() -> None:
             assert await value(client, "maskline_total_seconds_count", model="fake", version=version) == 1
 
 
+async def test_an_unloaded_version_leaves_no_series() -> None:
+    cards = [FakeEngine().card.model_copy(update={"name": name}) for name in ("stays", "goes")]
+    models = Models.of(settings(admin_key="k"), [FakeEngine(card) for card in cards])
+    async with server_with(models, admin_key="k") as client:
+        for name in ("stays", "goes"):
+            await predict(client, f"?model={name}")
+        assert 'model="goes"' in (await client.get("/metrics")).text
+        await client.post("/models/goes/unload", headers={"X-API-Key": "k"})
+        text = (await client.get("/metrics")).text
+        assert 'model="goes"' not in text
+        assert await value(client, "maskline_total_seconds_count", model="stays", version="1") == 1
+
+
 async def test_process_and_version() -> None:
     async with fake_server() as client:
         found = dict(list(await samples(client)))
