@@ -18,11 +18,11 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from server import errors, tracing
 from server.contract.errors import BadParameter, Draining, NotReady
 from server.contract.wire import PredictResponse, Problem
-from server.exchange import Exchange
 from server.gateway import Gateway, Lifecycle, key_of
 from server.metrics import Metrics
 from server.models import Model, Models, default_folder
 from server.protocols import native
+from server.record import Record
 from server.settings import Settings
 from server.tracing import Tracing
 from server.watch import BundleWatch
@@ -104,28 +104,26 @@ router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Proble
 @router.post("/predict", response_model=PredictResponse, openapi_extra=native.OPENAPI)
 async def predict(request: Request) -> Response:
     """The objects of one picture or several: boxes, classes, scores and masks."""
-    settings, models, exchange = _settings(request), _models(request), _exchange(request)
+    settings, models, record = _settings(request), _models(request), _record(request)
     options = native.options_of(request.query_params)
     model = models.select(options.model, options.version)
-    exchange.model = model.ref
+    record.model = model.ref
     model.serving.check_admission(options)
     as_png = native.wants_png(request.headers.get("Accept", ""))
     try:
         files = await native.read_pictures(request, settings)
         if as_png and len(files) > 1:
             raise BadParameter("An annotated picture is made of one picture; send one, or accept application/json.")
-        exchange.pictures = len(files)
+        record.pictures = len(files)
         model = models.select(options.model, options.version)  # another than above if it was loaded anew meanwhile
-        exchange.model = model.ref
+        record.model = model.ref
         timeout_s = settings.timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
         deadline = asyncio.get_running_loop().time() + timeout_s
-        work = model.serving.predict(
-            files, options, deadline=deadline, keep_pictures=as_png, progress=exchange.progress
-        )
+        work = model.serving.predict(files, options, deadline=deadline, keep_pictures=as_png, progress=record.progress)
         answer = await native.unless_client_gone(request, work)
     except ClientDisconnect:
         return errors.problem(errors.CLIENT_GONE, "The client has gone.", errors.request_id_of(request))
-    exchange.answered(answer)
+    record.answered(answer)
     if as_png:
         return await native.png_answer(answer)
     return native.json_answer(answer, model.ref, errors.request_id_of(request))
@@ -207,8 +205,8 @@ def _settings(request: Request) -> Settings:
     return cast("Settings", request.app.state.settings)
 
 
-def _exchange(request: Request) -> Exchange:
-    return cast("Exchange", request.state.exchange)
+def _record(request: Request) -> Record:
+    return cast("Record", request.state.record)
 
 
 def _models(request: Request) -> Models:

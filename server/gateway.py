@@ -18,14 +18,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import CLIENT_GONE, problem
-from server.exchange import Exchange
 from server.logs import AccessLog, values
 from server.metrics import PREDICT, Metrics
+from server.record import Record
 from server.tracing import Tracing, trace_id_of
 
 logger = logging.getLogger("server")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+LONGEST_PATH = 256
+"""Characters of a path that logs and traces keep."""
 PROBES = ("/health/", "/metrics")
 """Answered while the server stops and without a key."""
 PUBLIC = ("/", "/docs", "/openapi.json")
@@ -54,7 +56,7 @@ class Lifecycle:
 
 
 class Gateway:
-    """The outermost application. `scope["state"]` gets the `exchange`, which the routes fill in, and the `request_id`
+    """The outermost application. `scope["state"]` gets the `record`, which the routes fill in, and the `request_id`
     that answers, logs and errors carry."""
 
     def __init__(
@@ -80,26 +82,27 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         scope["root_path"] = self._root_path or scope.get("root_path", "")
-        exchange = self._begin(scope)
-        refusal = self._refusal(scope, exchange.request_id)
+        record = self._begin(scope)
+        refusal = self._refusal(scope, record.request_id)
         if refusal is not None or _is_probe(scope):
-            await self._answer(refusal or self._app, scope, receive, send, exchange)
+            await self._answer(refusal or self._app, scope, receive, send, record)
             return
         self._lifecycle.in_flight += 1
         try:
-            await self._answer(self._app, scope, receive, send, exchange)
+            await self._answer(self._app, scope, receive, send, record)
         finally:
             self._lifecycle.in_flight -= 1
             if not self._lifecycle.in_flight:
                 self._lifecycle.idle.set()
 
-    def _begin(self, scope: Scope) -> Exchange:
+    def _begin(self, scope: Scope) -> Record:
         headers = Headers(scope=scope)
-        exchange = Exchange(_request_id(headers), scope["method"], scope["path"], trace_id=trace_id_of(headers))
+        path = scope["path"][:LONGEST_PATH]
+        record = Record(_request_id(headers), scope["method"], path, trace_id=trace_id_of(headers))
         if self._tracing is not None and not _is_probe(scope):
-            self._tracing.begin(exchange, headers)
-        scope.setdefault("state", {}).update(exchange=exchange, request_id=exchange.request_id)
-        return exchange
+            self._tracing.begin(record, headers)
+        scope.setdefault("state", {}).update(record=record, request_id=record.request_id)
+        return record
 
     def _refusal(self, scope: Scope, request_id: str) -> Response | None:
         if _is_probe(scope):
@@ -115,55 +118,55 @@ class Gateway:
         sent = key_of(Headers(scope=scope)).encode()
         return sum(hmac.compare_digest(sent, key) for key in self._api_keys) > 0  # not any(): it would stop at a match
 
-    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
-        observed = _Observed(receive, send, exchange, self._lifecycle)
+    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+        observed = _Observed(receive, send, record, self._lifecycle)
         try:
             await app(scope, observed.receive, observed.send)
         except Exception:
-            logger.exception("bug", extra=values(request_id=exchange.request_id, trace_id=exchange.trace_id))
-            if not exchange.status:
+            logger.exception("bug", extra=values(request_id=record.request_id, trace_id=record.trace_id))
+            if not record.status:
                 detail = "The server has a bug. Its log has the details under this request id."
-                await problem(500, detail, exchange.request_id)(scope, observed.receive, observed.send)
+                await problem(500, detail, record.request_id)(scope, observed.receive, observed.send)
         finally:
-            self._record(scope, exchange)
+            self._record(scope, record)
 
-    def _record(self, scope: Scope, exchange: Exchange) -> None:
-        exchange.status = exchange.status or CLIENT_GONE
-        exchange.route = _template(scope)
-        self._metrics.done(exchange)
-        self._access_log.write(exchange, is_probe=_is_probe(scope))
-        if self._tracing is not None and exchange.span is not None:
-            self._tracing.end(exchange)
+    def _record(self, scope: Scope, record: Record) -> None:
+        record.status = record.status or CLIENT_GONE
+        record.route = _template(scope)
+        self._metrics.done(record)
+        self._access_log.write(record, is_probe=_is_probe(scope))
+        if self._tracing is not None and record.span is not None:
+            self._tracing.end(record)
 
 
 class _Observed:
-    """What comes in and goes out, noted in the exchange, with the headers that every answer has."""
+    """What comes in and goes out, noted in the record, with the headers that every answer has."""
 
-    def __init__(self, receive: Receive, send: Send, exchange: Exchange, lifecycle: Lifecycle) -> None:
+    def __init__(self, receive: Receive, send: Send, record: Record, lifecycle: Lifecycle) -> None:
         self._receive = receive
         self._send = send
-        self._exchange = exchange
+        self._record = record
         self._lifecycle = lifecycle
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self._exchange.bytes_in += len(message.get("body", b""))
+        self._record.bytes_in += len(message.get("body", b""))
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._exchange.status = message["status"]
+            self._record.status = message["status"]
             self._add_headers(MutableHeaders(scope=message))
         else:
-            self._exchange.bytes_out += len(message.get("body", b""))
+            self._record.bytes_out += len(message.get("body", b""))
         await self._send(message)
 
     def _add_headers(self, headers: MutableHeaders) -> None:
-        exchange = self._exchange
-        headers["X-Request-ID"] = exchange.request_id
-        if exchange.trace_id:
-            headers["X-Trace-ID"] = exchange.trace_id
-        if timing := exchange.server_timing:
+        record = self._record
+        headers["X-Request-ID"] = record.request_id
+        if record.trace_id:
+            headers["X-Trace-ID"] = record.trace_id
+        if timing := record.server_timing:
             headers["Server-Timing"] = timing
         if self._lifecycle.draining:
             headers["Connection"] = "close"

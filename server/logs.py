@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from server.exchange import Exchange
+    from server.record import Record
 
 LogFormat = Literal["text", "json"]
 
@@ -24,7 +24,6 @@ OURS = ("server", "export", "plugins", "py")
 """First part of the loggers that no client can make repeat themselves; `py` is Python's warnings."""
 REFUSALS = (429, 503)
 SUMMARY_S = 10.0
-LONGEST_PATH = 256
 PLAIN = re.compile(r'[^\s"=\x00-\x1f\x7f-\x9f\u2028\u2029]+')
 
 
@@ -101,11 +100,11 @@ class AccessLog:
         self._refused = 0
         self._summed_up = float("-inf")
 
-    def write(self, exchange: Exchange, *, is_probe: bool) -> None:
-        is_refusal = exchange.status in REFUSALS and not exchange.progress
+    def write(self, record: Record, *, is_probe: bool) -> None:
+        is_refusal = record.status in REFUSALS and not record.progress
         level = logging.DEBUG if is_probe or is_refusal else logging.INFO
         if requests.isEnabledFor(level):
-            requests.log(level, "request", extra={"values": _line(exchange)})
+            requests.log(level, "request", extra={"values": _line(record)})
         if is_refusal and not is_probe:
             self._sum_up()
 
@@ -117,25 +116,25 @@ class AccessLog:
             self._refused, self._summed_up = 0, now
 
 
-def _line(exchange: Exchange) -> dict[str, object]:
+def _line(record: Record) -> dict[str, object]:
     line: dict[str, object] = {
-        "request_id": exchange.request_id,
-        "method": exchange.method,
-        "path": exchange.path[:LONGEST_PATH],
-        "status": exchange.status,
-        "ms": round(exchange.seconds * 1e3, 1),
-        "bytes_in": exchange.bytes_in,
-        "bytes_out": exchange.bytes_out,
+        "request_id": record.request_id,
+        "method": record.method,
+        "path": record.path,
+        "status": record.status,
+        "ms": round(record.seconds * 1e3, 1),
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
     }
-    if exchange.model is not None:
-        line |= {"model": exchange.model.name, "version": exchange.model.version}
-    if exchange.pictures:
-        line["pictures"] = exchange.pictures
-    if exchange.batch_size:
-        line["batch_size"] = exchange.batch_size
-    line |= {f"{name}_ms": round(stage.seconds * 1e3, 1) for name, stage in exchange.progress.items()}
-    if exchange.trace_id:
-        line["trace_id"] = exchange.trace_id
+    if record.model is not None:
+        line |= {"model": record.model.name, "version": record.model.version}
+    if record.pictures:
+        line["pictures"] = record.pictures
+    if record.batch_size:
+        line["batch_size"] = record.batch_size
+    line |= {f"{name}_ms": round(stage.seconds * 1e3, 1) for name, stage in record.progress.items()}
+    if record.trace_id:
+        line["trace_id"] = record.trace_id
     return line
 
 

@@ -27,8 +27,8 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from server.contract.wire import ModelRef
-from server.exchange import Exchange
 from server.models import Model
+from server.record import Record
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -84,20 +84,20 @@ class Metrics:
         self._models = models
         self._registry.register(_ModelCollector(models))
 
-    def done(self, exchange: Exchange) -> None:
+    def done(self, record: Record) -> None:
         """Counts a request whose answer has gone out. Histograms are of those answered with 200: a refusal takes no
         time, and would make the latencies of an overloaded server look fine."""
-        status = exchange.status
-        self._counter_of(exchange.route, exchange.method, status).inc()
-        self._request_bytes.inc(exchange.bytes_in)
-        self._response_bytes.inc(exchange.bytes_out)
-        if exchange.model is None:
+        status = record.status
+        self._counter_of(record.route, record.method, status).inc()
+        self._request_bytes.inc(record.bytes_in)
+        self._response_bytes.inc(record.bytes_out)
+        if record.model is None:
             return
-        histograms = self._histograms_of(exchange.model)
-        if exchange.pictures:
-            self._pictures.labels(exchange.model.name, exchange.model.version, _outcome(status)).inc(exchange.pictures)
-        if exchange.timings_ms is not None and status == 200:
-            histograms.observe(exchange)
+        histograms = self._histograms_of(record.model)
+        if record.pictures:
+            self._pictures.labels(record.model.name, record.model.version, _outcome(status)).inc(record.pictures)
+        if record.timings_ms is not None and status == 200:
+            histograms.observe(record)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The text that Prometheus reads, and its content type. OpenMetrics where that is accepted."""
@@ -145,11 +145,11 @@ class _Histograms:
         self._stages = [(name, histogram) for name, histogram in stages.items() if name != "total"]
         self._batch_size = batch_size
 
-    def observe(self, exchange: Exchange) -> None:
+    def observe(self, record: Record) -> None:
         for name, histogram in self._stages:
-            histogram.observe(getattr(exchange.timings_ms, name) / 1e3)
-        self._batch_size.observe(exchange.batch_size)
-        self._total.observe(exchange.seconds, {"trace_id": exchange.trace_id} if exchange.trace_id else None)
+            histogram.observe(getattr(record.timings_ms, name) / 1e3)
+        self._batch_size.observe(record.batch_size)
+        self._total.observe(record.seconds, {"trace_id": record.trace_id} if record.trace_id else None)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from server.contract.card import ModelCard
 from server.contract.wire import ImageResult, PredictOptions, Timings
 from server.engines import EngineName, create_engine
 from server.engines.base import Detections, Engine
-from server.exchange import Progress
 from server.postprocess import select, to_image_result
 from server.preprocess import Canvas, Limits, Picture, decode_image, prepare
+from server.record import Progress
 from server.repository import load_bundle
 
 COMMON_ASPECTS_HW = ((1, 1), (3, 4), (2, 3), (4, 3), (3, 2))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from server.exchange import Exchange
+from server.record import Record
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -65,21 +65,21 @@ class Tracing:
         self._tracer = provider.get_tracer("maskline", version("maskline"))
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(self, exchange: Exchange, headers: Mapping[str, str]) -> None:
+    def begin(self, record: Record, headers: Mapping[str, str]) -> None:
         """Opens the request's span, in the caller's trace if it is in one."""
         from opentelemetry.trace import SpanKind, format_trace_id
 
         caller = self._propagator.extract(headers)
-        exchange.span = self._tracer.start_span(exchange.method, caller, SpanKind.SERVER)
-        exchange.trace_id = format_trace_id(exchange.span.get_span_context().trace_id)
+        record.span = self._tracer.start_span(record.method, caller, SpanKind.SERVER)
+        record.trace_id = format_trace_id(record.span.get_span_context().trace_id)
 
-    def end(self, exchange: Exchange) -> None:
-        span = exchange.span
+    def end(self, record: Record) -> None:
+        span = record.span
         if span.is_recording():
-            self._add_stages(exchange)
-            span.update_name(f"{exchange.method} {exchange.route}".strip())
-            span.set_attributes(_attributes(exchange))
-            if exchange.status >= 500:
+            self._add_stages(record)
+            span.update_name(f"{record.method} {record.route}".strip())
+            span.set_attributes(_attributes(record))
+            if record.status >= 500:
                 span.set_status(_error())
         span.end()
 
@@ -87,33 +87,33 @@ class Tracing:
         """Sends what is left; may take seconds where the collector does not answer."""
         self._provider.shutdown()
 
-    def _add_stages(self, exchange: Exchange) -> None:
+    def _add_stages(self, record: Record) -> None:
         from opentelemetry.trace import set_span_in_context
 
-        inside = set_span_in_context(exchange.span)
+        inside = set_span_in_context(record.span)
         epoch = time.time() - time.monotonic()
-        for name, stage in exchange.progress.items():
+        for name, stage in record.progress.items():
             ended = epoch + stage.ended
             child = self._tracer.start_span(name, inside, start_time=_nanoseconds(ended - stage.seconds))
             child.end(_nanoseconds(ended))
 
 
-def _attributes(exchange: Exchange) -> dict[str, Any]:
+def _attributes(record: Record) -> dict[str, Any]:
     """OpenTelemetry's names where it has one."""
     attributes: dict[str, Any] = {
-        "http.request.method": exchange.method,
-        "http.response.status_code": exchange.status,
-        "url.path": exchange.path,
-        "maskline.request_id": exchange.request_id,
+        "http.request.method": record.method,
+        "http.response.status_code": record.status,
+        "url.path": record.path,
+        "maskline.request_id": record.request_id,
     }
-    if exchange.route:
-        attributes["http.route"] = exchange.route
-    if exchange.model is not None:
-        attributes |= {"maskline.model": exchange.model.name, "maskline.version": exchange.model.version}
-    if exchange.pictures:
-        attributes["maskline.pictures"] = exchange.pictures
-    if exchange.batch_size:
-        attributes["maskline.batch_size"] = exchange.batch_size
+    if record.route:
+        attributes["http.route"] = record.route
+    if record.model is not None:
+        attributes |= {"maskline.model": record.model.name, "maskline.version": record.model.version}
+    if record.pictures:
+        attributes["maskline.pictures"] = record.pictures
+    if record.batch_size:
+        attributes["maskline.batch_size"] = record.batch_size
     return attributes
 
 

@@ -30,7 +30,7 @@ class Progress(dict[str, Stage]):
 
 
 @dataclass(slots=True)
-class Exchange:
+class Record:
     """One request and its answer, so far. `path` has no query; `route` is the template that matched, if one did."""
 
     request_id: str
