@@ -6,7 +6,6 @@ set the rest: `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HE
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -37,10 +36,12 @@ def from_environment() -> Tracing | None:
     endpoint = next((name for name in ENDPOINTS if os.environ.get(name)), None)
     if endpoint is None:
         return None
-    if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.sdk") is None:
-        logger.warning("%s is set, but there are no traces without the extra: pip install 'maskline[otel]'", endpoint)
+    try:
+        return Tracing(_exporting())
+    except ModuleNotFoundError as error:
+        missing = f"there are no traces without {error.name}: pip install 'maskline[otel]'"
+        logger.warning("%s is set, but %s", endpoint, missing)
         return None
-    return Tracing(_exporting())
 
 
 def _exporting() -> TracerProvider:
