@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from server.queueing import Priority
+
+Refusal = Literal["items", "memory", "wait", "deadline", "engine"]
+"""What there is not enough of, or not soon enough."""
+
+REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 
 
 class BatchingError(Exception):
@@ -14,7 +20,8 @@ class BatchingError(Exception):
 
 
 class QueueFull(BatchingError):  # noqa: N818 - a state of the queue, as the field names it
-    def __init__(self, reason: str, retry_after_s: float) -> None:
+    def __init__(self, kind: Refusal, reason: str, retry_after_s: float) -> None:
+        self.kind = kind
         self.retry_after_s = max(1, math.ceil(retry_after_s))
         super().__init__(f"{reason} Try again in {self.retry_after_s} s.")
 
@@ -73,9 +80,9 @@ class Admission:
         if not self.items:
             return
         if self.items + items > self._limits.max_items:
-            raise QueueFull(f"The queue is full: {self.items} pictures are waiting.", forecast.run_s)
+            raise QueueFull("items", f"The queue is full: {self.items} pictures are waiting.", forecast.run_s)
         if self._cost + cost > self._limits.max_cost:
-            raise QueueFull("The queue is full: the waiting pictures fill its memory.", forecast.run_s)
+            raise QueueFull("memory", "The queue is full: the waiting pictures fill its memory.", forecast.run_s)
 
     def check_time(self, until_deadline_s: float, forecast: Forecast) -> None:
         """Raises `QueueFull` or `NotRunning` for what would be late. Where nothing is, only an engine can be waited
@@ -85,8 +92,8 @@ class Admission:
         if late_s <= 0 or not (self.items or forecast.delay_s):
             return
         if forecast.delay_s:
-            raise NotRunning("The engine is being started anew.", late_s)
+            raise NotRunning("engine", "The engine is being started anew.", late_s)
         if latest_s < self._limits.max_wait_s:
             answer_s = forecast.wait_s + forecast.run_s
-            raise QueueFull(f"The answer would take {answer_s:.1f} s, and the deadline is sooner.", late_s)
-        raise QueueFull(f"The wait would be {forecast.wait_s:.0f} s.", late_s)
+            raise QueueFull("deadline", f"The answer would take {answer_s:.1f} s, and the deadline is sooner.", late_s)
+        raise QueueFull("wait", f"The wait would be {forecast.wait_s:.0f} s.", late_s)

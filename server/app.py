@@ -15,21 +15,26 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from server import errors
+from server import errors, tracing
 from server.contract.errors import BadParameter, Draining, NotReady
 from server.contract.wire import PredictResponse, Problem
 from server.gateway import Gateway, Lifecycle, key_of
-from server.metrics import CONTENT_TYPE, Metrics
+from server.metrics import Metrics
 from server.models import Model, Models, default_folder
 from server.protocols import native
+from server.record import Record
 from server.settings import Settings
+from server.tracing import Tracing
 from server.watch import BundleWatch
 
 STATIC = Path(__file__).parent / "static"
 
 
-def create_app(settings: Settings | None = None, models: Models | None = None) -> FastAPI:
-    """The application. Without `models` it loads those that the settings name when it starts.
+def create_app(
+    settings: Settings | None = None, models: Models | None = None, traces: Tracing | None = None
+) -> FastAPI:
+    """The application. Without `models` it loads those that the settings name when it starts; without `traces` the
+    environment says where they go.
 
     Raises:
         BundleError: (when the application starts) a bundle cannot be loaded.
@@ -47,6 +52,7 @@ def create_app(settings: Settings | None = None, models: Models | None = None) -
     app.state.models = models
     app.state.metrics = metrics
     app.state.lifecycle = lifecycle
+    app.state.tracing = traces or tracing.from_environment()
     errors.install(app)
     app.include_router(router)
     app.add_middleware(GZipMiddleware, compresslevel=1)
@@ -56,6 +62,7 @@ def create_app(settings: Settings | None = None, models: Models | None = None) -
         metrics=metrics,
         api_keys=(*settings.api_keys, settings.admin_key) if settings.api_keys else (),
         root_path=settings.root_path,
+        tracing=app.state.tracing,
     )
     return app
 
@@ -67,9 +74,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if state.models is None:
         state.models = await asyncio.to_thread(Models.open, state.settings)
     models: Models = state.models
-    state.metrics.watch("queue_depth", "Pictures waiting for an engine.", lambda: models.waiting)
     state.metrics.watch("requests_in_flight", "Requests not answered yet.", lambda: state.lifecycle.in_flight)
-    state.metrics.watch_batchers(lambda: [(model.ref, model.serving.batcher.stats) for model in models])
+    state.metrics.watch_models(models)
     tasks = [asyncio.create_task(models.start()), *_watching(state.settings, models)]
     try:
         yield
@@ -78,6 +84,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await models.close()
+        if state.tracing is not None:
+            await asyncio.to_thread(state.tracing.close)
 
 
 def _watching(settings: Settings, models: Models) -> list[asyncio.Task[None]]:
@@ -96,22 +104,27 @@ router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Proble
 @router.post("/predict", response_model=PredictResponse, openapi_extra=native.OPENAPI)
 async def predict(request: Request) -> Response:
     """The objects of one picture or several: boxes, classes, scores and masks."""
-    settings, models = _settings(request), _models(request)
+    settings, models, record = _settings(request), _models(request), _record(request)
     options = native.options_of(request.query_params)
     timeout_s = settings.timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
     clock = asyncio.get_running_loop().time
-    models.select(options.model, options.version).serving.check_admission(options, clock() + timeout_s)
+    model = models.select(options.model, options.version)
+    record.model = model.ref
+    model.serving.check_admission(options, clock() + timeout_s)
     as_png = native.wants_png(request.headers.get("Accept", ""))
     try:
         files = await native.read_pictures(request, settings)
         if as_png and len(files) > 1:
             raise BadParameter("An annotated picture is made of one picture; send one, or accept application/json.")
-        model = models.select(options.model, options.version)
-        work = model.serving.predict(files, options, deadline=clock() + timeout_s, keep_pictures=as_png)
+        record.pictures = len(files)
+        model = models.select(options.model, options.version)  # another than above if it was loaded anew meanwhile
+        record.model = model.ref
+        deadline = clock() + timeout_s
+        work = model.serving.predict(files, options, deadline=deadline, keep_pictures=as_png, progress=record.progress)
         answer = await native.unless_client_gone(request, work)
     except ClientDisconnect:
         return errors.problem(errors.CLIENT_GONE, "The client has gone.", errors.request_id_of(request))
-    request.app.state.metrics.answered(answer.timings_ms, answer.batch_size)
+    record.answered(answer)
     if as_png:
         return await native.png_answer(answer)
     return native.json_answer(answer, model.ref, errors.request_id_of(request))
@@ -172,7 +185,8 @@ async def unload(request: Request, name: str) -> Response:
 @router.get("/metrics")
 async def show_metrics(request: Request) -> Response:
     """For Prometheus."""
-    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE)
+    text, content_type = request.app.state.metrics.render(request.headers.get("Accept", ""))
+    return Response(text, headers={"Content-Type": content_type})
 
 
 # Pages
@@ -190,6 +204,10 @@ async def docs_page() -> Response:
 
 def _settings(request: Request) -> Settings:
     return cast("Settings", request.app.state.settings)
+
+
+def _record(request: Request) -> Record:
+    return cast("Record", request.state.record)
 
 
 def _models(request: Request) -> Models:

@@ -18,10 +18,10 @@ import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from server.admission import Admission, BatchingError, Forecast, NotRunning, QueueFull, QueueLimits
+from server.admission import REFUSALS, Admission, BatchingError, Forecast, NotRunning, QueueFull, QueueLimits
 from server.latency import LatencyModel, rest_s
 from server.queueing import Entry, KeyedQueue, Priority
 from server.runner import Down, Runner, Unanswered
@@ -72,7 +72,7 @@ class BatcherStats:
     failed_batches: int = 0
     dropped_cancelled: int = 0
     dropped_expired: int = 0
-    refused: int = 0
+    refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REFUSALS, 0))
     restarts: int = 0
     hung: int = 0
 
@@ -173,8 +173,8 @@ class Batcher(Generic[Key, Item, Result]):
         try:
             self._admission.check_room(items, cost, forecast)
             self._admission.check_time(until_deadline_s, forecast)
-        except QueueFull:
-            self.stats.refused += 1
+        except QueueFull as error:
+            self.stats.refused[error.kind] += 1
             raise
         return Reservation(self, items, cost, deadline, priority)
 

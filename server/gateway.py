@@ -9,7 +9,6 @@ import asyncio
 import hmac
 import logging
 import re
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,12 +17,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import problem
-from server.metrics import Metrics
+from server.errors import CLIENT_GONE, problem
+from server.logs import AccessLog, values
+from server.metrics import PREDICT, Metrics
+from server.record import Record
+from server.tracing import Tracing, trace_id_of
 
-logger = logging.getLogger("server.requests")
+logger = logging.getLogger("server")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+LONGEST_PATH = 256
+"""Characters of a path that logs and traces keep."""
 PROBES = ("/health/", "/metrics")
 """Answered while the server stops and without a key."""
 PUBLIC = ("/", "/docs", "/openapi.json")
@@ -52,7 +56,8 @@ class Lifecycle:
 
 
 class Gateway:
-    """The outermost application. `scope["state"]["request_id"]` is the id that answers, logs and errors carry."""
+    """The outermost application. `scope["state"]` gets the `record`, which the routes fill in, and the `request_id`
+    that answers, logs and errors carry."""
 
     def __init__(
         self,
@@ -62,8 +67,11 @@ class Gateway:
         metrics: Metrics,
         api_keys: Sequence[str] = (),
         root_path: str = "",
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
+        self._tracing = tracing
+        self._access_log = AccessLog()
         self._root_path = root_path.rstrip("/")
         self._lifecycle = lifecycle
         self._metrics = metrics
@@ -74,19 +82,27 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         scope["root_path"] = self._root_path or scope.get("root_path", "")
-        exchange = _Exchange(send, _request_id(scope), self._lifecycle)
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
-        refusal = self._refusal(scope, exchange.request_id)
+        record = self._begin(scope)
+        refusal = self._refusal(scope, record.request_id)
         if refusal is not None or _is_probe(scope):
-            await self._answer(refusal or self._app, scope, receive, exchange)
+            await self._answer(refusal or self._app, scope, receive, send, record)
             return
         self._lifecycle.in_flight += 1
         try:
-            await self._answer(self._app, scope, receive, exchange)
+            await self._answer(self._app, scope, receive, send, record)
         finally:
             self._lifecycle.in_flight -= 1
             if not self._lifecycle.in_flight:
                 self._lifecycle.idle.set()
+
+    def _begin(self, scope: Scope) -> Record:
+        headers = Headers(scope=scope)
+        path = scope["path"][:LONGEST_PATH]
+        record = Record(_request_id(headers), scope["method"], path, trace_id=trace_id_of(headers))
+        if self._tracing is not None and not _is_probe(scope):
+            self._tracing.begin(record, headers)
+        scope.setdefault("state", {}).update(record=record, request_id=record.request_id)
+        return record
 
     def _refusal(self, scope: Scope, request_id: str) -> Response | None:
         if _is_probe(scope):
@@ -102,43 +118,58 @@ class Gateway:
         sent = key_of(Headers(scope=scope)).encode()
         return sum(hmac.compare_digest(sent, key) for key in self._api_keys) > 0  # not any(): it would stop at a match
 
-    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+        observed = _Observed(receive, send, record, self._lifecycle)
         try:
-            await app(scope, receive, exchange.send)
+            await app(scope, observed.receive, observed.send)
         except Exception:
-            logger.exception("bug id=%s", exchange.request_id)
-            if not exchange.status:
+            logger.exception("bug", extra=values(request_id=record.request_id, trace_id=record.trace_id))
+            if not record.status:
                 detail = "The server has a bug. Its log has the details under this request id."
-                await problem(500, detail, exchange.request_id)(scope, receive, exchange.send)
+                await problem(500, detail, record.request_id)(scope, observed.receive, observed.send)
         finally:
-            self._record(scope, exchange)
+            self._record(scope, record)
 
-    def _record(self, scope: Scope, exchange: _Exchange) -> None:
-        seconds = time.monotonic() - exchange.started
-        self._metrics.request_done(_route(scope), exchange.status, seconds)
-        level = logging.DEBUG if _is_probe(scope) else logging.INFO
-        line = (exchange.request_id, scope["method"], scope["path"], exchange.status, seconds * 1e3)
-        logger.log(level, "id=%s method=%s path=%s status=%d ms=%.1f", *line)
+    def _record(self, scope: Scope, record: Record) -> None:
+        record.status = record.status or CLIENT_GONE
+        record.route = _template(scope)
+        self._metrics.done(record)
+        self._access_log.write(record, is_probe=_is_probe(scope))
+        if self._tracing is not None and record.span is not None:
+            self._tracing.end(record)
 
 
-class _Exchange:
-    """One request's id, and what has been answered."""
+class _Observed:
+    """What comes in and goes out, noted in the record, with the headers that every answer has."""
 
-    def __init__(self, send: Send, request_id: str, lifecycle: Lifecycle) -> None:
-        self.request_id = request_id
-        self.started = time.monotonic()
-        self.status = 0
+    def __init__(self, receive: Receive, send: Send, record: Record, lifecycle: Lifecycle) -> None:
+        self._receive = receive
         self._send = send
+        self._record = record
         self._lifecycle = lifecycle
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._record.bytes_in += len(message.get("body", b""))
+        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self.request_id
-            if self._lifecycle.draining:
-                headers["Connection"] = "close"
+            self._record.status = message["status"]
+            self._add_headers(MutableHeaders(scope=message))
+        else:
+            self._record.bytes_out += len(message.get("body", b""))
         await self._send(message)
+
+    def _add_headers(self, headers: MutableHeaders) -> None:
+        record = self._record
+        headers["X-Request-ID"] = record.request_id
+        if record.trace_id:
+            headers["X-Trace-ID"] = record.trace_id
+        if timing := record.server_timing:
+            headers["Server-Timing"] = timing
+        if self._lifecycle.draining:
+            headers["Connection"] = "close"
 
 
 def key_of(headers: Headers) -> str:
@@ -147,9 +178,16 @@ def key_of(headers: Headers) -> str:
     return key.strip() if scheme.lower() == "bearer" else headers.get("X-API-Key", "")
 
 
-def _request_id(scope: Scope) -> str:
-    sent = Headers(scope=scope).get("X-Request-ID", "")
+def _request_id(headers: Headers) -> str:
+    sent = headers.get("X-Request-ID", "")
     return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def _template(scope: Scope) -> str:
+    """The route's, or nothing: what a client makes up must not become a label. Refusals at the door are of no route."""
+    if route := scope.get("route"):
+        return str(route.path)
+    return PREDICT if _route(scope) == PREDICT else ""
 
 
 def _route(scope: Scope) -> str:

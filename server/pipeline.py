@@ -26,6 +26,7 @@ from server.engines.base import Detections, Engine
 from server.picture_threads import PictureThreads
 from server.postprocess import select, to_image_result
 from server.preprocess import Canvas, Limits, Picture, decode_image, prepare
+from server.record import Progress
 from server.repository import load_bundle
 from server.runner import Down, Unanswered
 from server.supervision import RestartPolicy, Supervised
@@ -106,10 +107,6 @@ class Answer:
 class _PictureAnswer:
     result: ImageResult
     picture: Picture | None
-    decode_s: float
-    queue_s: float
-    inference_s: float
-    postprocess_s: float
     batch_size: int
 
 
@@ -177,6 +174,7 @@ class BatchingPipeline:
         *,
         deadline: float | None = None,
         keep_pictures: bool = False,
+        progress: Progress | None = None,
     ) -> Answer:
         """The answer for the picture files of one request; cancelling it drops its work.
 
@@ -185,6 +183,7 @@ class BatchingPipeline:
             options: what to answer.
             deadline: in seconds of the event loop's clock.
             keep_pictures: whether the answer holds the decoded pictures.
+            progress: learns of each stage when it is over, so that an error can tell of those before it.
 
         Raises:
             BadParameter: the model cannot answer that.
@@ -192,18 +191,27 @@ class BatchingPipeline:
             QueueFull, EngineRestarting, DeadlinePassed, Draining, EngineFailed.
         """
         started = time.monotonic()
+        progress = Progress() if progress is None else progress
         self.pipeline.check(options)
         several = len(files) > 1
         with _contract_errors(), self._reserve(len(files), self._cost(files), options, deadline) as room:
             async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._predict_one(room, file, options, i if several else None, keep_pictures))
+                    group.create_task(
+                        self._predict_one(room, file, options, i if several else None, keep_pictures, progress)
+                    )
                     for i, file in enumerate(files)
                 ]
-        return _joined([task.result() for task in tasks], time.monotonic() - started)
+        return _joined([task.result() for task in tasks], progress, time.monotonic() - started)
 
     async def _predict_one(
-        self, room: _Room, file: bytes, options: PredictOptions, index: int | None, keep_picture: bool
+        self,
+        room: _Room,
+        file: bytes,
+        options: PredictOptions,
+        index: int | None,
+        keep_picture: bool,
+        progress: Progress,
     ) -> _PictureAnswer:
         try:
             (picture, canvas), decode_s = await self._threads.read(self._read, file)
@@ -211,9 +219,22 @@ class BatchingPipeline:
             raise error if index is None else errors.BadPictureInBatch(index, error) from error
         kept = picture if keep_picture else None
         del picture  # it may be a hundred times the size of the canvas, and the queue may be long
-        outcome = await room.submit(canvas.image.shape, canvas)
+        progress.passed("decode", decode_s)
+        outcome = await self._run(room, canvas, progress)
         result, postprocess_s = await self._threads.write(self.pipeline.finish, canvas, outcome.result, options)
-        return _PictureAnswer(result, kept, decode_s, outcome.queue_s, outcome.run_s, postprocess_s, outcome.batch_size)
+        progress.passed("postprocess", postprocess_s)
+        return _PictureAnswer(result, kept, outcome.batch_size)
+
+    async def _run(self, room: _Room, canvas: Canvas, progress: Progress) -> batching.Outcome[Detections]:
+        queued = time.monotonic()
+        try:
+            outcome = await room.submit(canvas.image.shape, canvas)
+        except BaseException:
+            progress.passed("queue", time.monotonic() - queued)  # a run that was not finished is in it
+            raise
+        progress.passed("queue", outcome.queue_s, ended=time.monotonic() - outcome.run_s)
+        progress.passed("inference", outcome.run_s)
+        return outcome
 
     def _read(self, file: bytes) -> tuple[Picture, Canvas]:
         picture = self.pipeline.decode(file)
@@ -243,20 +264,13 @@ class BatchingPipeline:
 _Room = batching.Reservation[tuple[int, ...], Canvas, Detections]
 
 
-def _joined(answers: Sequence[_PictureAnswer], total_s: float) -> Answer:
-    """One answer from those of the pictures; they ran side by side, so each stage counts its slowest."""
-
-    timings = Timings(
-        decode=max(answer.decode_s for answer in answers) * 1e3,
-        queue=max(answer.queue_s for answer in answers) * 1e3,
-        inference=max(answer.inference_s for answer in answers) * 1e3,
-        postprocess=max(answer.postprocess_s for answer in answers) * 1e3,
-        total=total_s * 1e3,
-    )
+def _joined(answers: Sequence[_PictureAnswer], progress: Progress, total_s: float) -> Answer:
+    """One answer from those of the pictures."""
+    stages = {name: stage.seconds * 1e3 for name, stage in progress.items()}
     return Answer(
         [answer.result for answer in answers],
         [answer.picture for answer in answers if answer.picture is not None],
-        timings,
+        Timings(**stages, total=total_s * 1e3),
         max(answer.batch_size for answer in answers),
     )
 

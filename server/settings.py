@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe log lines shown"
     )
+    log_format: Literal["text", "json"] = Field(default="text", description="log lines for people, or JSON objects")
 
     @field_validator("models", "api_keys", mode="before")
     @classmethod

@@ -119,16 +119,19 @@ async def test_deadline_passes_while_the_engine_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "cost"),
-    [pytest.param({"max_items": 1}, 1, id="items"), pytest.param({"max_cost": 10}, 10, id="cost")],
+    ("limits", "cost", "reason"),
+    [
+        pytest.param({"max_items": 1}, 1, "items", id="items"),
+        pytest.param({"max_cost": 10}, 10, "memory", id="cost"),
+    ],
 )
-async def test_full_queue_refuses(limits: dict[str, float], cost: int) -> None:
+async def test_full_queue_refuses(limits: dict[str, float], cost: int, reason: str) -> None:
     engine = Engine()
     async with batching(engine, **limits) as batcher:
         with batcher.reserve(1, 1), pytest.raises(QueueFull) as caught:
             batcher.reserve(1, cost)
         assert caught.value.retry_after_s >= 1
-        assert batcher.stats.refused == 1
+        assert batcher.stats.refused[reason] == 1
         batcher.reserve(1, cost)
 
 

@@ -80,10 +80,12 @@ def test_work_of_a_client_that_left_never_reaches_the_engine() -> None:
         address = urlsplit(server.url)
         with socket.create_connection((address.hostname, address.port)) as leaving:
             leaving.sendall(head.encode() + PICTURE)
-            server.wait_until("/metrics", "maskline_queue_depth 1.0")
+            server.wait_until("/metrics", 'maskline_queue_depth{model="fake",version="1"} 1.0')
         assert first.result().status_code == 200
         server.wait_until("/metrics", in_flight(0))
-        server.wait_until("/metrics", 'maskline_requests_total{outcome="client_gone"} 1.0')
+        server.wait_until(
+            "/metrics", 'maskline_requests_total{method="POST",outcome="client_gone",route="/predict",status="499"} 1.0'
+        )
         assert server.predict(PICTURE).status_code == 200
         server.wait_until("/metrics", 'maskline_batches_total{model="fake",version="1"} 3.0')
         server.wait_until("/metrics", 'maskline_dropped_total{model="fake",reason="cancelled",version="1"} 1.0')
