@@ -7,7 +7,7 @@ PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 SERVER  := client,server,$(RUNTIME)
 ALL     := $(SERVER),export,dev
 
-.PHONY: help install serve test lint format test-browser fuzz plugins clean
+.PHONY: help install serve test lint format test-browser fuzz plugins docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ format: install  ## let ruff rewrite what it can
 
 plugins: | $(VENV)/bin/python  ## the TensorRT plugin library, plugins/build/libmaskline_plugins.so (docs/gpu.md)
 	@$(VENV)/bin/python plugins/build.py $(if $(TENSORRT_INCLUDE_DIR),--tensorrt-include-dir $(TENSORRT_INCLUDE_DIR)) $(if $(CUDA_ARCHITECTURES),--architectures "$(CUDA_ARCHITECTURES)")
+
+docs: install  ## write the table of settings into docs/operations.md
+	$(VENV)/bin/python docs/settings_table.py
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

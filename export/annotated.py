@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from pycocotools.coco import COCO
 
 from export.average_precision import Kind, average_precision, read_truth
 from export.pictures import PicturesError, annotation_file
+from server.contract.errors import MasklineError
 from server.contract.wire import ImageResult, RleMask
 
 KINDS: dict[str, Kind] = {"box": "bbox", "mask": "segm"}
 
-Answers = Mapping[int, ImageResult]
-"""By image id."""
+Answers = Iterable[tuple[int, ImageResult]]
+"""Image ids and what was found."""
 
 
 class Annotations:
@@ -48,15 +49,18 @@ def annotations_of(source: Path | None, image_ids: Sequence[int], classes: Seque
 
 
 def coco_results(answers: Answers, categories: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """Detections in COCO's results format; without those of classes that the data does not have."""
-    for image_id, answer in answers.items():
+    """Detections in COCO's results format; without those of classes that the data does not have.
+
+    Raises `MasklineError` for masks that are no compressed RLE, as a server of somebody else's may answer.
+    """
+    for image_id, answer in answers:
         for detection in answer.detections:
             if detection.class_name not in categories:
                 continue
             x1, y1, x2, y2 = detection.box
             mask = detection.mask
             if not isinstance(mask, RleMask):
-                raise AssertionError("Masks are asked for as compressed RLE. This is a bug.")
+                raise MasklineError("The model's answers hold no compressed RLE masks.")
             yield {
                 "image_id": image_id,
                 "category_id": categories[detection.class_name],

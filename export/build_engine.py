@@ -91,11 +91,11 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         raise UsageError("--weights is missing: name the file.")
     if arguments.output is None and not arguments.inspect:
         raise UsageError("--output is missing: name the folder for the bundle, or give --inspect.")
-    path = resolve(weights)  # before the status, which would overwrite a download's bar
     if arguments.engine == "tensorrt" and not arguments.inspect:
         from export.tensorrt_plan import check_machine
 
         check_machine(arguments.timing_cache, arguments.hardware_compatible)
+    path = resolve(weights)  # before the status, which would overwrite a download's bar
     with console.status("Reading the weights"):
         imported = load(path, _given(arguments))
     if arguments.inspect:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,8 +156,10 @@ def _predict_all(
 
 def _coco_results(answers: Sequence[tuple[int, ImageResult]], truth: COCO, console: Console) -> list[dict[str, Any]]:
     """Detections in COCO's results format. Raises `UsageError` when no class is one of the data's."""
+    from export.annotated import coco_results
+
     categories = {category["name"]: category["id"] for category in truth.dataset["categories"]}
-    results = list(_matched(answers, categories))
+    results = list(coco_results(answers, categories))
     unknown = {d.class_name for _, answer in answers for d in answer.detections} - set(categories)
     if unknown and not results:
         raise UsageError(
@@ -166,25 +168,6 @@ def _coco_results(answers: Sequence[tuple[int, ImageResult]], truth: COCO, conso
     if unknown:
         console.print(f"Not in the data, so left out: {', '.join(sorted(unknown))}.", markup=False)
     return results
-
-
-def _matched(answers: Sequence[tuple[int, ImageResult]], categories: dict[str, int]) -> Iterator[dict[str, Any]]:
-    from server.contract.wire import RleMask
-
-    for image_id, answer in answers:
-        for detection in answer.detections:
-            if detection.class_name in categories:
-                x1, y1, x2, y2 = detection.box
-                mask = detection.mask
-                if not isinstance(mask, RleMask):
-                    raise UsageError("The model's answers hold no compressed RLE masks.")
-                yield {
-                    "image_id": image_id,
-                    "category_id": categories[detection.class_name],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": detection.score,
-                    "segmentation": {"size": mask.size, "counts": mask.counts},
-                }
 
 
 def _print_figures(box: Any, mask: Any, title: str) -> None:

@@ -187,7 +187,8 @@ def _start_cache(config: Any, file: Path | None, log: Any) -> list[str]:
     if file is None:
         return []
     known = _read_cache(file)
-    if known and config.set_timing_cache(config.create_timing_cache(known), False):
+    earlier = config.create_timing_cache(known) if known else None
+    if earlier is not None and config.set_timing_cache(earlier, False):
         return []
     config.set_timing_cache(config.create_timing_cache(b""), False)
     log.taken()

@@ -185,7 +185,7 @@ def _judged(
 ) -> dict[str, Judged]:
     found = {image_id: answer for (image_id, _), answer in zip(_by_id(trials).items(), answers, strict=True)}
     pytorch, bundle, without_list = (
-        annotations.average_precision(of, max_detections) if of else {} for of in (_by_id(trials), found, exact)
+        annotations.average_precision(of.items(), max_detections) if of else {} for of in (_by_id(trials), found, exact)
     )
     return {kind: Judged(pytorch[kind], bundle[kind], without_list.get(kind)) for kind in pytorch}
 

@@ -47,6 +47,8 @@ def register(trt: ModuleType) -> None:
         return
     path = library_path()
     _check(_open(path), path, trt.__version__)
+    if _registered(registry):  # the library that registers itself has been named
+        return
     registry.load_library(str(path))
     if not _registered(registry):  # a refusal is logged by TensorRT, and not always raised
         raise PluginLibraryError(f"TensorRT {trt.__version__} did not load {path}; its log says why. {_ADVICE}")

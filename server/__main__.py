@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = _settings(_parser().parse_args(argv))
     if settings is None:
         return BAD_USAGE
-    _log_to_stderr(settings.log_level)
+    _log(settings)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
@@ -110,16 +110,24 @@ def _cannot_listen(settings: Settings, error: OSError) -> str:
 
 def _announce(settings: Settings, models: Models, listener: socket.socket) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    for model in models:
-        print(f"{model.card.name} {model.card.version}: {model.engine.description}")
-    print(
-        f"Maskline serves http://{host}:{listener.getsockname()[1]}{settings.root_path} (stop with Ctrl+C)", flush=True
-    )
+    lines = [f"{model.card.name} {model.card.version}: engine {model.engine.description}" for model in models]
+    lines.append(f"Maskline serves http://{host}:{listener.getsockname()[1]}{settings.root_path} (stop with Ctrl+C)")
+    for line in lines:
+        _say(line, settings)
 
 
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken form
+def _say(line: str, settings: Settings) -> None:
+    """For people on stdout; where a machine reads the logs, as one of them."""
+    if settings.log_format == "json":
+        logging.getLogger("server").info(line)
+    else:
+        print(line, flush=True)
+
+
+def _log(settings: Settings) -> None:
+    from server import logs
+
+    logs.configure(settings.log_level, settings.log_format)
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -15,19 +15,22 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from server import errors
+from server import errors, tracing
 from server.body_budget import BodyBudget
 from server.compression import Compression
 from server.contract.errors import BadParameter, Draining, NotReady
 from server.contract.wire import PredictResponse, Problem
 from server.gateway import Gateway, key_bytes, key_of
 from server.lifecycle import Lifecycle
-from server.metrics import CONTENT_TYPE, Metrics
-from server.models import Model, Models
+from server.metrics import Metrics
+from server.models import Model, Models, default_folder
 from server.pages import page_response
 from server.protocols import native
+from server.record import Record
 from server.remote_pictures import RemotePictures
 from server.settings import MIB, Settings
+from server.tracing import Tracing
+from server.watch import BundleWatch
 
 STATIC = Path(__file__).parent / "static"
 CORS: Final[dict[str, Any]] = {
@@ -38,8 +41,11 @@ CORS: Final[dict[str, Any]] = {
 """What pages of the origins that the settings name may send and see."""
 
 
-def create_app(settings: Settings | None = None, models: Models | None = None) -> FastAPI:
-    """The application. Without `models` it loads those that the settings name when it starts.
+def create_app(
+    settings: Settings | None = None, models: Models | None = None, traces: Tracing | None = None
+) -> FastAPI:
+    """The application. Without `models` it loads those that the settings name when it starts; without `traces` the
+    environment says where they go.
 
     Raises:
         BundleError: (when the application starts) a bundle cannot be loaded.
@@ -63,6 +69,7 @@ def create_app(settings: Settings | None = None, models: Models | None = None) -
     )
     app.state.metrics = metrics
     app.state.lifecycle = lifecycle
+    app.state.tracing = traces or tracing.from_environment()
     errors.install(app)
     app.include_router(router)
     app.add_middleware(Compression, compresslevel=1)
@@ -72,6 +79,7 @@ def create_app(settings: Settings | None = None, models: Models | None = None) -
         metrics=metrics,
         api_keys=(*settings.api_keys, settings.admin_key) if settings.api_keys else (),
         root_path=settings.root_path,
+        tracing=app.state.tracing,
     )
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
@@ -85,16 +93,25 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if state.models is None:
         state.models = await asyncio.to_thread(Models.open, state.settings)
     models: Models = state.models
-    state.metrics.watch("queue_depth", "Pictures waiting for an engine.", lambda: models.waiting)
     state.metrics.watch("requests_in_flight", "Requests not answered yet.", lambda: state.lifecycle.in_flight)
-    state.metrics.watch_batchers(lambda: [(model.ref, model.serving.batcher.stats) for model in models])
-    start = asyncio.create_task(models.start())
+    state.metrics.watch_models(models)
+    tasks = [asyncio.create_task(models.start()), *_watching(state.settings, models)]
     try:
         yield
     finally:
-        start.cancel()
-        await asyncio.gather(start, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await models.close()
+        if state.tracing is not None:
+            await asyncio.to_thread(state.tracing.close)
+
+
+def _watching(settings: Settings, models: Models) -> list[asyncio.Task[None]]:
+    if not settings.watch_s:
+        return []
+    paths = settings.models or [default_folder()]
+    return [asyncio.create_task(BundleWatch(models, paths, settings.watch_s).run())]
 
 
 router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}})
@@ -106,22 +123,27 @@ router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Proble
 @router.post("/predict", response_model=PredictResponse, openapi_extra=native.OPENAPI)
 async def predict(request: Request) -> Response:
     """The objects of one picture or several: boxes, classes, scores and masks."""
-    settings, models = _settings(request), _models(request)
+    settings, models, record = _settings(request), _models(request), _record(request)
     options = native.options_of(request.query_params)
-    models.select(options.model, options.version).serving.check_admission(options)
+    timeout_s = settings.timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
+    clock = asyncio.get_running_loop().time
+    model = models.select(options.model, options.version)
+    record.model = model.ref
+    model.serving.check_admission(options, clock() + timeout_s)
     as_png = native.wants_png(request.headers.get("Accept", ""))
     try:
         files = await native.read_pictures(request, settings)
         if as_png and len(files) > 1:
             raise BadParameter("An annotated picture is made of one picture; send one, or accept application/json.")
-        model = models.select(options.model, options.version)
-        timeout_s = settings.timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        work = model.serving.predict(files, options, deadline=deadline, keep_pictures=as_png)
+        record.pictures = len(files)
+        model = models.select(options.model, options.version)  # another than above if it was loaded anew meanwhile
+        record.model = model.ref
+        deadline = clock() + timeout_s
+        work = model.serving.predict(files, options, deadline=deadline, keep_pictures=as_png, progress=record.progress)
         answer = await native.unless_client_gone(request, work)
     except ClientDisconnect:
         return errors.problem(errors.CLIENT_GONE, "The client has gone.", errors.request_id_of(request))
-    request.app.state.metrics.answered(answer.timings_ms, answer.batch_size)
+    record.answered(answer)
     if as_png:
         return await native.png_answer(answer)
     return native.json_answer(answer, model.ref, errors.request_id_of(request))
@@ -141,11 +163,11 @@ async def live(request: Request) -> Response:
 
 @router.get("/health/ready")
 async def ready(request: Request) -> Response:
-    """503 while models warm up and while the server stops."""
+    """503 while a model warms up or its engine is started anew, and while the server stops."""
     if request.app.state.lifecycle.draining:
         raise Draining("The server is stopping.")
     if not _models(request).ready:
-        raise NotReady(_models(request).failure or "The models are warming up.")
+        raise NotReady(_models(request).reason)
     return JSONResponse({"status": "ready"})
 
 
@@ -182,7 +204,8 @@ async def unload(request: Request, name: str) -> Response:
 @router.get("/metrics")
 async def show_metrics(request: Request) -> Response:
     """For Prometheus."""
-    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE)
+    text, content_type = request.app.state.metrics.render(request.headers.get("Accept", ""))
+    return Response(text, headers={"Content-Type": content_type})
 
 
 # Pages
@@ -202,6 +225,10 @@ def _settings(request: Request) -> Settings:
     return cast("Settings", request.app.state.settings)
 
 
+def _record(request: Request) -> Record:
+    return cast("Record", request.state.record)
+
+
 def _models(request: Request) -> Models:
     return cast("Models", request.app.state.models)
 
@@ -211,7 +238,8 @@ def _described(model: Model) -> dict[str, Any]:
     return {
         "name": card.name,
         "version": card.version,
-        "ready": model.ready,
+        "ready": model.state == "ready",
+        "state": model.state,
         "engine": model.engine.description,
         "classes": card.classes,
         "max_detections": card.output.max_detections,

@@ -6,15 +6,21 @@ import asyncio
 import heapq
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 logger = logging.getLogger("server")
 
 SPARE_FILES = 128
 """Open files that are left for everything but connections."""
+
+LINGER_S = 2.0
+LINGER_BYTES = 16 << 20
+MAX_WAITING_BYTES = 2 << 20
+"""Of a header, or of the rest of a body that was refused and that is read for the sake of the connection."""
 
 
 class Connections:
@@ -52,27 +58,38 @@ class Connections:
             )
 
 
-class GuardedProtocol(H11Protocol):
+class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # httptools' where it is there, else h11's
     """uvicorn's HTTP/1.1 with these limits; the `Connections` come from the configuration's `connections`."""
 
     waits_since = 0.0
     """When it was last without a request, in seconds of `time.monotonic`."""
+    _waiting_bytes = 0
 
     @property
     def is_waiting(self) -> bool:
         """For a request, or for the rest of its header."""
-        return self.cycle is None or self.cycle.response_complete
+        return bool(self.cycle is None or self.cycle.response_complete)
 
     @property
     def is_kept_alive(self) -> bool:
         """Idle after an answer."""
         return self.timeout_keep_alive_task is not None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._ending = Ending(transport, self._has_more_body)
+        super().connection_made(self._ending)
         self.waits_since = time.monotonic()
-        if not self.config.connections.make_room(self.connections):  # type: ignore[attr-defined]
+        if not self.config.connections.make_room(self.connections):
             self._refuse(503, "The server has as many connections as it can hold; try again in a second.")
+
+    def data_received(self, data: bytes) -> None:
+        if self._ending.has_begun:
+            self._ending.discard(len(data))
+            return
+        super().data_received(data)
+        self._waiting_bytes = self._waiting_bytes + len(data) if self.is_waiting else 0
+        if self._waiting_bytes > MAX_WAITING_BYTES and not self.transport.is_closing():
+            self._refuse(400, "The header is too long.")
 
     def on_response_complete(self) -> None:
         self.waits_since = time.monotonic()
@@ -89,7 +106,47 @@ class GuardedProtocol(H11Protocol):
             body = orjson.dumps(problem)
             head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
             self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        self.transport.close()
+        self._ending.linger()
+
+    def _has_more_body(self) -> bool:
+        return self.cycle is not None and bool(self.cycle.more_body)
+
+
+class Ending:
+    """A connection's transport, whose `close` first waits for a client that still sends: reset at once, it may never
+    see its answer."""
+
+    def __init__(self, transport: asyncio.Transport, still_sends: Callable[[], bool]) -> None:
+        self.has_begun = False
+        self._transport = transport
+        self._still_sends = still_sends
+        self._discarded = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self.has_begun or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.has_begun or not self._still_sends():
+            self._transport.close()
+        else:
+            self.linger()
+
+    def linger(self) -> None:
+        """Sends no more, and reads for a while what nobody wants."""
+        if self.is_closing():
+            return
+        self.has_begun = True
+        self._transport.write_eof()  # the answer is complete; the client's end ends it all
+        self._transport.resume_reading()
+        asyncio.get_running_loop().call_later(LINGER_S, self._transport.close)
+
+    def discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > LINGER_BYTES:
+            self._transport.close()
 
 
 def raise_file_limit() -> int:

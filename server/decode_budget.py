@@ -7,7 +7,6 @@ import math
 import threading
 import weakref
 from collections import deque
-from types import TracebackType
 
 from server.contract.errors import PictureTooLarge
 
@@ -88,14 +87,17 @@ class Room:
     def __init__(self, budget: DecodeBudget, size: int) -> None:
         self._budget = budget
         self._size = size
-        self._kept = False
+        self._lock = threading.Lock()
+        self._entered = self._kept = False
 
     def __enter__(self) -> Room:
+        with self._lock:
+            if not self._size:
+                raise NoRoom(0)
+            self._entered = True
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._kept:
             self.give_back()
 
@@ -105,6 +107,14 @@ class Room:
         weakref.finalize(used, self.give_back)
 
     def give_back(self) -> None:
-        size, self._size = self._size, 0
+        with self._lock:
+            size, self._size = self._size, 0
         if size:
             self._budget.give_back(size)
+
+    def abandon(self) -> None:
+        """Gives the bytes back unless somebody is in the context; nobody can enter it any more."""
+        with self._lock:
+            entered = self._entered
+        if not entered:
+            self.give_back()

@@ -28,6 +28,7 @@ STATUS_BY_ERROR: dict[type[errors.MasklineError], int] = {
     errors.BundleError: 503,
     errors.DeadlinePassed: 504,
     errors.EngineFailed: 500,
+    errors.EngineHung: 503,
     errors.EngineLost: 503,
 }
 """An error that is not listed has its nearest base's status."""
@@ -53,9 +54,9 @@ def problem(status: int, detail: str, request_id: str, headers: dict[str, str] |
 
 
 def from_error(error: errors.MasklineError, request_id: str) -> Response:
-    headers = (
-        {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))} if isinstance(error, errors.QueueFull) else {}
-    )
+    headers = {}
+    if isinstance(error, errors.QueueFull | errors.EngineRestarting):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return problem(status_of(error), str(error), request_id, headers)
 
 

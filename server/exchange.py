@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from server.lifecycle import Lifecycle
+from server.record import Record
 
 SECURITY_HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -19,28 +18,23 @@ SECURITY_HEADERS: Final = (
 """Of every answer; a page has a policy of its own."""
 SMALL_BODY: Final = 1 << 20
 """The rest of such a body is read for the sake of the connection, also where the answer did not need it."""
-LINGER_S: Final = 2.0
-LINGER_BYTES: Final = 16 << 20
-"""A connection that is closed while its client still sends is reset, and the client may never see the answer."""
 
 
 class Exchange:
-    """`request_id` is the one that answers, logs and errors carry; `status` is 0 until the answer has begun."""
+    """What comes in and goes out, noted in the record."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, request_id: str, lifecycle: Lifecycle) -> None:
-        self.request_id = request_id
-        self.started = time.monotonic()
-        self.status = 0
+    def __init__(self, scope: Scope, receive: Receive, send: Send, record: Record, lifecycle: Lifecycle) -> None:
         self._is_head = scope["method"] == "HEAD"
         self._headers = Headers(scope=scope)
         self._receive = receive
         self._send = send
+        self._record = record
         self._lifecycle = lifecycle
         self._body_begun = self._body_ended = False
-        self._lingers = False
 
     async def receive(self) -> Message:
         message = await self._receive()
+        self._record.bytes_in += len(message.get("body", b""))
         self._body_begun = True
         self._body_ended = self._body_ended or not message.get("more_body")
         return message
@@ -48,24 +42,25 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start(message)
-        elif self._is_head:
-            message = {**message, "body": b""}
-        if not self._lingers or message["type"] == "http.response.start" or message.get("more_body"):
             await self._send(message)
             return
-        await self._send({**message, "more_body": True})  # all of the answer, before its end closes the connection
-        await self._discard_body()
-        await self._send({"type": "http.response.body", "body": b""})
+        if self._is_head:
+            message = {**message, "body": b""}
+        self._record.bytes_out += len(message.get("body", b""))
+        await self._send(message)
 
     def _start(self, message: Message) -> None:
-        self.status = message["status"]
-        self._lingers = self._has_much_left()
-        headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
-        there = {name for name, _ in headers}
-        headers += [header for header in SECURITY_HEADERS if header[0] not in there]
-        if self._lingers or self._lifecycle.draining:
+        record = self._record
+        record.status = message["status"]
+        headers = [*message["headers"], (b"x-request-id", record.request_id.encode())]
+        if record.trace_id:
+            headers.append((b"x-trace-id", record.trace_id.encode()))
+        if timing := record.server_timing:
+            headers.append((b"server-timing", timing.encode()))
+        if self._lifecycle.draining or self._has_much_left():
             headers.append((b"connection", b"close"))
-        message["headers"] = headers
+        there = {name for name, _ in headers}
+        message["headers"] = headers + [header for header in SECURITY_HEADERS if header[0] not in there]
 
     def _has_much_left(self) -> bool:
         """Whether so much of the body may still come, or so slowly, that the connection is not worth it."""
@@ -75,12 +70,3 @@ class Exchange:
         if "Transfer-Encoding" in self._headers or "Expect" in self._headers:
             return True
         return not length.isdecimal() or int(length) > SMALL_BODY
-
-    async def _discard_body(self) -> None:
-        discarded = 0
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while not self._body_ended and discarded < LINGER_BYTES:
-                    discarded += len((await self.receive()).get("body", b""))
-        except TimeoutError:
-            pass

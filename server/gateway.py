@@ -8,32 +8,34 @@ from __future__ import annotations
 import hmac
 import logging
 import re
-import time
 import uuid
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import problem
+from server.errors import CLIENT_GONE, problem
 from server.exchange import Exchange
 from server.lifecycle import Lifecycle
-from server.metrics import Metrics
+from server.logs import AccessLog, values
+from server.metrics import PREDICT, Metrics
+from server.record import Record
+from server.tracing import Tracing, trace_id_of
 
-logger = logging.getLogger("server.requests")
+logger = logging.getLogger("server")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+LONGEST_PATH = 256
+"""Characters of a path that logs and traces keep."""
 PROBES = ("/health/", "/metrics")
 """Answered while the server stops and without a key."""
-MAX_LOGGED = 200
-"""Characters of a path that a log line shows."""
 PUBLIC = ("/", "/docs", "/openapi.json")
 
 
 class Gateway:
-    """The outermost application. `scope["state"]["request_id"]` is the id that answers, logs and errors carry."""
+    """The outermost application. `scope["state"]` gets the `record`, which the routes fill in, and the `request_id`
+    that answers, logs and errors carry."""
 
     def __init__(
         self,
@@ -43,8 +45,11 @@ class Gateway:
         metrics: Metrics,
         api_keys: Sequence[str] = (),
         root_path: str = "",
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
+        self._tracing = tracing
+        self._access_log = AccessLog()
         self._root_path = root_path.rstrip("/")
         self._lifecycle = lifecycle
         self._metrics = metrics
@@ -55,19 +60,27 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         scope["root_path"] = self._root_path or scope.get("root_path", "")
-        exchange = Exchange(scope, receive, send, request_id=_request_id(scope), lifecycle=self._lifecycle)
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
-        refusal = self._refusal(scope, exchange.request_id)
+        record = self._begin(scope)
+        refusal = self._refusal(scope, record.request_id)
         if refusal is not None or _is_probe(scope):
-            await self._answer(refusal or self._app, scope, exchange)
+            await self._answer(refusal or self._app, scope, receive, send, record)
             return
         self._lifecycle.in_flight += 1
         try:
-            await self._answer(self._app, scope, exchange)
+            await self._answer(self._app, scope, receive, send, record)
         finally:
             self._lifecycle.in_flight -= 1
             if not self._lifecycle.in_flight:
                 self._lifecycle.idle.set()
+
+    def _begin(self, scope: Scope) -> Record:
+        headers = Headers(scope=scope)
+        path = scope["path"][:LONGEST_PATH]
+        record = Record(_request_id(headers), scope["method"], path, trace_id=trace_id_of(headers))
+        if self._tracing is not None and not _is_probe(scope):
+            self._tracing.begin(record, headers)
+        scope.setdefault("state", {}).update(record=record, request_id=record.request_id)
+        return record
 
     def _refusal(self, scope: Scope, request_id: str) -> Response | None:
         if _is_probe(scope):
@@ -83,26 +96,27 @@ class Gateway:
         sent = key_of(Headers(scope=scope))
         return sum(hmac.compare_digest(sent, key) for key in self._api_keys) > 0  # not any(): it would stop at a match
 
-    async def _answer(self, app: ASGIApp, scope: Scope, exchange: Exchange) -> None:
+    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+        exchange = Exchange(scope, receive, send, record, self._lifecycle)
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         try:
             await app(scope, exchange.receive, exchange.send)
         except Exception:
-            logger.exception("bug id=%s", exchange.request_id)
-            if not exchange.status:
+            logger.exception("bug", extra=values(request_id=record.request_id, trace_id=record.trace_id))
+            if not record.status:
                 detail = "The server has a bug. Its log has the details under this request id."
-                await problem(500, detail, exchange.request_id)(scope, exchange.receive, exchange.send)
+                await problem(500, detail, record.request_id)(scope, exchange.receive, exchange.send)
         finally:
-            self._record(scope, exchange)
+            self._record(scope, record)
 
-    def _record(self, scope: Scope, exchange: Exchange) -> None:
-        seconds = time.monotonic() - exchange.started
-        self._metrics.request_done(_route(scope), exchange.status, seconds)
-        level = logging.DEBUG if _is_probe(scope) else logging.INFO
-        path = quote(scope["path"][:MAX_LOGGED])  # it may hold a line break
-        line = (exchange.request_id, scope["method"], path, exchange.status, seconds * 1e3)
-        logger.log(level, "id=%s method=%s path=%s status=%d ms=%.1f", *line)
+    def _record(self, scope: Scope, record: Record) -> None:
+        record.status = record.status or CLIENT_GONE
+        record.route = _template(scope)
+        self._metrics.done(record)
+        self._access_log.write(record, is_probe=_is_probe(scope))
+        if self._tracing is not None and record.span is not None:
+            self._tracing.end(record)
 
 
 def key_of(headers: Headers) -> bytes:
@@ -117,9 +131,16 @@ def key_bytes(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
-def _request_id(scope: Scope) -> str:
-    sent = Headers(scope=scope).get("X-Request-ID", "")
+def _request_id(headers: Headers) -> str:
+    sent = headers.get("X-Request-ID", "")
     return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def _template(scope: Scope) -> str:
+    """The route's, or nothing: what a client makes up must not become a label. Refusals at the door are of no route."""
+    if route := scope.get("route"):
+        return str(route.path)
+    return PREDICT if _route(scope) == PREDICT else ""
 
 
 def _route(scope: Scope) -> str:

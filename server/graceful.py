@@ -82,7 +82,7 @@ class GracefulServer(uvicorn.Server):
 
 def serve(app: FastAPI, models: Models, listener: socket.socket, settings: Settings) -> None:
     """Runs until a signal stops it."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is no HTTP
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     most = max(raise_file_limit() - SPARE_FILES, 16)
     connections = Connections(min(settings.max_connections or most, most), settings.header_timeout_s)
     config = uvicorn.Config(

@@ -6,64 +6,35 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-from server.batching import QueueLimits
-from server.contract.card import ModelCard
 from server.contract.errors import BadParameter, BundleError, ModelNotFound, NotReady
-from server.contract.wire import ModelRef
-from server.decode import Limits
 from server.decode_budget import DecodeBudget
-from server.engines import create_engine
 from server.engines.base import Engine
-from server.engines.fake import FAKE_CARD, FakeEngine
 from server.engines.onnxruntime_ import usable_cpus
+from server.model import EngineMaker, Model, ModelMaker
 from server.picture_reader import PictureReader
-from server.pipeline import BatchingPipeline, Pipeline
+from server.picture_threads import PictureThreads
 from server.repository import Bundle, find_bundles, load_bundle
 from server.settings import MIB, Settings
+
+__all__ = ["DEFAULT_NAME", "Model", "Models", "default_folder"]
 
 logger = logging.getLogger("server.models")
 
 DEFAULT_NAME = "default"
 
 
-@dataclass(eq=False)
-class Model:
-    """One version of a loaded model. `bundle` is where it came from; None: it is built in."""
-
-    bundle: Path | None
-    serving: BatchingPipeline
-    ready: bool = False
-
-    @property
-    def card(self) -> ModelCard:
-        return self.serving.pipeline.card
-
-    @property
-    def ref(self) -> ModelRef:
-        return ModelRef(self.card.name, self.card.version)
-
-    @property
-    def engine(self) -> Engine:
-        return self.serving.pipeline.engine
-
-    async def start(self) -> None:
-        await self.serving.start()
-        self.ready = True
-
-
 class Models:
     """Loaded models by name and version, used on one event loop; `open` may run before there is one."""
 
     def __init__(self, settings: Settings) -> None:
-        self._failure: str | None = None
         self._settings = settings
         self._models: dict[tuple[str, str], Model] = {}
-        picture_threads = ThreadPoolExecutor(settings.picture_threads or usable_cpus(), "pictures")
-        self._reader = PictureReader(picture_threads, DecodeBudget(settings.max_decode_mib * MIB))
+        self._picture_threads = PictureThreads(settings.picture_threads or usable_cpus())
+        memory = DecodeBudget(settings.max_decode_mib * MIB)
+        self._maker = ModelMaker(settings, PictureReader(self._picture_threads, memory))
         self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -71,15 +42,17 @@ class Models:
         """Loads every bundle that the settings name. Raises `BundleError`."""
         models = cls(settings)
         for bundle in models._bundles():
-            models._add(models._open(bundle))
-        return models if models._models else cls.of(settings, [models._fake(FAKE_CARD)])
+            models._add(models._maker.open(bundle))
+        if not models._models:
+            models._add(models._maker.built_in())
+        return models
 
     @classmethod
-    def of(cls, settings: Settings, engines: Iterable[Engine]) -> Models:
-        """Serves engines that the caller has made."""
+    def of(cls, settings: Settings, engines: Iterable[Engine | EngineMaker]) -> Models:
+        """Serves engines that the caller has made, which are not replaced when they fail, or that it makes."""
         models = cls(settings)
         for engine in engines:
-            models._add(models._wrap(engine, None))
+            models._add(models._maker.of(engine))
         return models
 
     def __iter__(self) -> Iterator[Model]:
@@ -87,12 +60,19 @@ class Models:
 
     @property
     def failure(self) -> str | None:
-        """Why only a new process can serve, if that is so: a failed warm-up, or a device that was lost."""
-        return self._failure or next((lost for model in self if (lost := model.serving.pipeline.lost)), None)
+        """Why only a new process can serve, if that is so: a failed first run, a device that was lost, an engine that
+        could not be replaced."""
+        return next((model.reason for model in self if model.state == "failed"), None)
 
     @property
     def ready(self) -> bool:
-        return self.failure is None and all(model.ready for model in self)
+        return all(model.state == "ready" for model in self)
+
+    @property
+    def reason(self) -> str:
+        """Why they are not ready, as a sentence."""
+        restarting = (f"{model.card.name}: {model.reason}" for model in self if model.state == "restarting")
+        return self.failure or next(restarting, "The models are warming up.")
 
     @property
     def waiting(self) -> int:
@@ -101,17 +81,16 @@ class Models:
 
     async def start(self) -> None:
         """Warms every model up and takes work. A model that cannot run leaves `failure`."""
-        try:
-            for model in list(self):
+        for model in list(self):
+            try:
                 await model.start()
-        except Exception as error:
-            self._failure = f"A model failed its first run: {error}"
-            logger.exception("warm-up failed")
+            except Exception:  # the model's state says so
+                logger.exception("the model %s failed its first run", model.card.name)
 
     async def close(self) -> None:
         """Answers what has been accepted, then frees all engines."""
         await asyncio.gather(*(model.serving.close() for model in self), *self._closing)
-        self._reader.threads.shutdown(wait=False)
+        self._picture_threads.close()
 
     async def give_up(self) -> None:
         """Ends accepted work without an answer; its requests get `Draining`."""
@@ -136,7 +115,7 @@ class Models:
             raise ModelNotFound(f"There is no model {name!r}. Loaded: {', '.join(names) or 'none'}.")
         model = self._version(versions, version)
         if not model.ready:
-            raise NotReady(f"The model {name!r} is warming up.")
+            raise NotReady(model.reason or f"The model {name!r} is warming up.")
         return model
 
     def versions_of(self, name: str) -> list[Model]:
@@ -156,14 +135,15 @@ class Models:
         bundles = [bundle for bundle in await loop.run_in_executor(None, self._bundles) if bundle.card.name == name]
         if not bundles:
             raise ModelNotFound(f"No bundle that this server was started with is called {name!r}.")
-        fresh = [await loop.run_in_executor(None, self._open, bundle) for bundle in bundles]
-        for model in fresh:
-            await model.start()
-        old = [model for model in self if model.card.name == name]
-        for model in old:
-            self._remove(model)
-        for model in fresh:
-            self._add(model)
+        _check_versions(bundles)
+        async with AsyncExitStack() as undo:
+            fresh = []
+            for bundle in bundles:
+                model = await loop.run_in_executor(None, self._maker.open, bundle)
+                undo.push_async_callback(model.serving.close)
+                fresh.append(await _warmed_up(model))
+            undo.pop_all()
+        self._replace(name, fresh)
 
     def unload(self, name: str) -> None:
         """Takes no more work for a model; what it has accepted is answered. Raises `ModelNotFound`."""
@@ -186,41 +166,48 @@ class Models:
             return []
         return [load_bundle(path) for path in find_bundles(self._settings.models or [default_folder()])]
 
-    def _open(self, bundle: Bundle) -> Model:
-        if self._settings.engine == "fake":
-            return self._wrap(self._fake(bundle.card), bundle.path)
-        engine = create_engine(self._settings.engine, bundle, threads=self._settings.threads or None)
-        return self._wrap(engine, bundle.path)
-
-    def _fake(self, card: ModelCard) -> Engine:
-        return FakeEngine(card, seconds_per_batch=self._settings.fake_batch_ms / 1e3)
-
-    def _wrap(self, engine: Engine, bundle: Path | None) -> Model:
-        settings = self._settings
-        picture_limits = Limits(settings.max_picture_mib * MIB, int(settings.max_megapixels * 1e6))
-        queue_limits = QueueLimits(
-            max_batch_size=min(settings.max_batch_size, engine.max_batch or settings.max_batch_size),
-            max_delay_s=settings.max_queue_delay_ms / 1e3,
-            max_items=settings.max_queue_size,
-            max_cost=settings.max_queue_mib * MIB,
-            max_wait_s=settings.max_queue_wait_s,
-        )
-        return Model(bundle, BatchingPipeline(Pipeline(engine, picture_limits), self._reader, queue_limits))
-
     def _add(self, model: Model) -> None:
         key = (model.card.name, model.card.version)
         if key in self._models:
-            raise BundleError(
-                f"{model.bundle} and {self._models[key].bundle} are both version {key[1]} of the model {key[0]!r}. "
-                "Serve one of them, or build one under another name."
-            )
+            raise _same_version(key, model.bundle, self._models[key].bundle)
         self._models[key] = model
+
+    def _replace(self, name: str, fresh: Iterable[Model]) -> None:
+        """Without a moment in between: nothing here waits."""
+        for model in [model for model in self if model.card.name == name]:
+            self._remove(model)
+        for model in fresh:
+            self._add(model)
 
     def _remove(self, model: Model) -> None:
         del self._models[model.card.name, model.card.version]
         task = asyncio.create_task(model.serving.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _check_versions(bundles: Iterable[Bundle]) -> None:
+    seen: dict[tuple[str, str], Path] = {}
+    for bundle in bundles:
+        key = (bundle.card.name, bundle.card.version)
+        if key in seen:
+            raise _same_version(key, bundle.path, seen[key])
+        seen[key] = bundle.path
+
+
+def _same_version(key: tuple[str, str], one: Path | None, other: Path | None) -> BundleError:
+    return BundleError(
+        f"{one} and {other} are both version {key[1]} of the model {key[0]!r}. "
+        "Serve one of them, or build one under another name."
+    )
+
+
+async def _warmed_up(model: Model) -> Model:
+    try:
+        await model.start()
+    except Exception as error:
+        raise BundleError(f"{model.bundle} cannot be served. {model.reason}") from error
+    return model
 
 
 def default_folder() -> Path:

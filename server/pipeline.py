@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -27,10 +27,11 @@ from server.engines.base import Detections, Engine
 from server.picture_reader import PictureReader
 from server.postprocess import select, to_image_result
 from server.preprocess import Canvas, prepare
+from server.record import Progress
 from server.repository import load_bundle
-
-COMMON_ASPECTS_HW = ((1, 1), (3, 4), (2, 3), (4, 3), (3, 2))
-"""Warmed where every picture has a canvas of its own size."""
+from server.runner import Down, Unanswered
+from server.supervision import RestartPolicy, Supervised
+from server.worker import EngineWorker
 
 
 class Pipeline:
@@ -39,8 +40,6 @@ class Pipeline:
     def __init__(self, engine: Engine, limits: Limits | None = None) -> None:
         self.engine = engine
         self.limits = limits or Limits()
-        self.lost: str | None = None
-        """Why the engine's device is gone for this process, once it is."""
 
     @classmethod
     def open(
@@ -68,7 +67,7 @@ class Pipeline:
         """
         options = options or PredictOptions()
         self.check(options)
-        canvas = self.prepare(self.open_picture(image).decode() if isinstance(image, bytes) else image)
+        canvas = self.prepare(PictureFile(image, self.limits).decode() if isinstance(image, bytes) else image)
         (detections,) = self.infer([canvas])
         return self.finish(canvas, detections, options)
 
@@ -76,47 +75,20 @@ class Pipeline:
         """Raises `BadParameter` for what this model cannot answer."""
         select(options, self.card)
 
-    def open_picture(self, data: bytes) -> PictureFile:
-        return PictureFile(data, self.limits)
-
     def prepare(self, picture: Picture | DecodedPicture) -> Canvas:
         return prepare(picture, self.card.input)
 
     def infer(self, canvases: Sequence[Canvas]) -> list[Detections]:
         """Runs canvases of one size together; each gets its own rows."""
-        images: Any = np.stack([canvas.image for canvas in canvases])
-        windows = np.array([canvas.window_xyxy for canvas in canvases], np.float32)
-        try:
-            found = self.engine.infer(images, windows)
-        except errors.EngineLost as error:
-            self.lost = str(error)
-            raise
-        return [found.of_image(i) for i in range(len(canvases))]
+        return EngineWorker(self.engine).run(canvases)
 
     def finish(self, canvas: Canvas, detections: Detections, options: PredictOptions) -> ImageResult:
         return to_image_result(detections.detections, detections.masks, canvas, self.card, options)
 
     def warm_up(self, max_batch: int = 1) -> None:
-        """Runs every listed canvas, or the commonest shapes, once: first runs of a shape are slow.
-
-        An engine whose batches are limited is made for each size by itself, so those up to `max_batch` run as well;
-        the largest first, as it is the one that memory may not be enough for.
-        """
-        counts = range(min(max_batch, self.engine.max_batch), 0, -1) if self.engine.max_batch else (1,)
-        for canvas in self._common_canvases():
-            for count in counts:
-                self.infer([canvas] * count)
-
-    def _common_canvases(self) -> Iterator[Canvas]:
-        """Black ones."""
-        settings = self.card.input
-        if settings.canvases != "exact":
-            for h, w in settings.canvases:
-                yield Canvas(np.zeros((h, w, 3), settings.dtype), (0, 0, w, h), (h, w))
-            return
-        short = settings.resize.min_size
-        for h, w in COMMON_ASPECTS_HW:
-            yield self.prepare(np.zeros((short * h // min(h, w), short * w // min(h, w), 3), np.uint8))
+        """Runs what `EngineWorker.first_batches` lists."""
+        for canvases in EngineWorker(self.engine, max_batch).first_batches():
+            self.infer(canvases)
 
 
 @dataclass(frozen=True)
@@ -133,41 +105,65 @@ class Answer:
 class _PictureAnswer:
     result: ImageResult
     picture: Picture | None
-    decode_s: float
-    queue_s: float
-    inference_s: float
-    postprocess_s: float
     batch_size: int
 
 
 class BatchingPipeline:
     """A pipeline that many callers share. Use it on one event loop, between `start` and `close`.
 
-    `reader` decodes pictures; its threads also put answers together.
+    Args:
+        engine: the one to begin with.
+        make_engine: makes another of the same card when that one fails.
+        limits: of pictures.
+        reader: of picture files; its threads also write answers. Shared by all models of a server.
+        queue_limits: of what waits.
+        policy: when an engine is replaced.
     """
 
-    def __init__(self, pipeline: Pipeline, reader: PictureReader, limits: batching.QueueLimits) -> None:
-        self.pipeline = pipeline
-        self.batcher = batching.Batcher[tuple[int, ...], Canvas, Detections]([pipeline.infer], limits)
+    def __init__(
+        self,
+        engine: Engine,
+        make_engine: Callable[[], Engine],
+        limits: Limits,
+        reader: PictureReader,
+        queue_limits: batching.QueueLimits,
+        policy: RestartPolicy,
+    ) -> None:
+        max_batch = queue_limits.max_batch_size
+        stats = batching.BatcherStats()
+        self.supervised = Supervised(
+            EngineWorker(engine, max_batch),
+            lambda: EngineWorker(make_engine(), max_batch),
+            policy,
+            stats,
+            fatal=(errors.EngineLost,),
+        )
+        self._limits = limits
+        self.batcher = batching.Batcher[tuple[int, ...], Canvas, Detections]([self.supervised], queue_limits, stats)
         self._reader = reader
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Around the engine of the moment."""
+        return Pipeline(cast("EngineWorker", self.supervised.worker).engine, self._limits)
 
     async def start(self) -> None:
         """Warms the engine up, in a thread, and takes work."""
-        max_batch = self.batcher.limits.max_batch_size
-        await asyncio.get_running_loop().run_in_executor(None, self.pipeline.warm_up, max_batch)
+        await self.supervised.start()
         self.batcher.start()
 
     async def close(self) -> None:
         """Answers what has been accepted, then frees the engine."""
         await self.batcher.drain()
         await self.batcher.close()
-        self.pipeline.engine.close()
+        await self.supervised.close()
 
-    def check_admission(self, options: PredictOptions) -> None:
-        """Raises what `predict` would raise at once, before a body is read: `BadParameter`, `QueueFull`, `Draining`."""
+    def check_admission(self, options: PredictOptions, deadline: float | None = None) -> None:
+        """Raises what `predict` would raise at once, before a body is read: `BadParameter`, `QueueFull`,
+        `EngineRestarting`, `EngineLost`, `Draining`."""
         self.pipeline.check(options)
         with _contract_errors():
-            self.batcher.reserve(1, 0)
+            self._reserve(1, 0, options, deadline)
 
     async def predict(
         self,
@@ -176,6 +172,7 @@ class BatchingPipeline:
         *,
         deadline: float | None = None,
         keep_pictures: bool = False,
+        progress: Progress | None = None,
     ) -> Answer:
         """The answer for the picture files of one request; cancelling it drops its work.
 
@@ -184,41 +181,62 @@ class BatchingPipeline:
             options: what to answer.
             deadline: in seconds of the event loop's clock.
             keep_pictures: whether the answer holds the decoded pictures.
+            progress: learns of each stage when it is over, so that an error can tell of those before it.
 
         Raises:
             BadParameter: the model cannot answer that.
             PictureError: the only picture is bad. BadPictureInBatch: one of several is.
-            QueueFull, DeadlinePassed, Draining, EngineFailed.
+            QueueFull, EngineRestarting, DeadlinePassed, Draining, EngineFailed.
         """
         started = time.monotonic()
+        progress = Progress() if progress is None else progress
         self.pipeline.check(options)
         several = len(files) > 1
-        with _contract_errors(), self.batcher.reserve(len(files), self._cost(files), deadline) as room:
+        with _contract_errors(), self._reserve(len(files), self._cost(files), options, deadline) as room:
             async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._predict_one(room, file, options, i if several else None, keep_pictures))
+                    group.create_task(
+                        self._predict_one(room, file, options, i if several else None, keep_pictures, progress)
+                    )
                     for i, file in enumerate(files)
                 ]
-        return _joined([task.result() for task in tasks], time.monotonic() - started)
+        return _joined([task.result() for task in tasks], progress, time.monotonic() - started)
 
     async def _predict_one(
-        self, room: _Room, file: bytes, options: PredictOptions, index: int | None, keep_picture: bool
+        self,
+        room: _Room,
+        file: bytes,
+        options: PredictOptions,
+        index: int | None,
+        keep_picture: bool,
+        progress: Progress,
     ) -> _PictureAnswer:
         try:
-            kept, canvas, decode_s = await self._reader.read(
-                file, self.pipeline.limits, self.pipeline.card.input, keep_picture
+            (kept, canvas), decode_s = await self._reader.read(
+                file, self._limits, self.pipeline.card.input, keep_picture
             )
         except errors.PictureError as error:
             raise error if index is None else errors.BadPictureInBatch(index, error) from error
-        outcome = await room.submit(canvas.image.shape, canvas)
-        result, postprocess_s = await asyncio.get_running_loop().run_in_executor(
-            self._reader.threads, self._write, canvas, outcome.result, options
-        )
-        return _PictureAnswer(result, kept, decode_s, outcome.queue_s, outcome.run_s, postprocess_s, outcome.batch_size)
+        progress.passed("decode", decode_s)
+        outcome = await self._run(room, canvas, progress)
+        result, postprocess_s = await self._reader.threads.write(self.pipeline.finish, canvas, outcome.result, options)
+        progress.passed("postprocess", postprocess_s)
+        return _PictureAnswer(result, kept, outcome.batch_size)
 
-    def _write(self, canvas: Canvas, detections: Detections, options: PredictOptions) -> tuple[ImageResult, float]:
-        started = time.monotonic()
-        return self.pipeline.finish(canvas, detections, options), time.monotonic() - started
+    async def _run(self, room: _Room, canvas: Canvas, progress: Progress) -> batching.Outcome[Detections]:
+        queued = time.monotonic()
+        try:
+            outcome = await room.submit(canvas.image.shape, canvas)
+        except BaseException:
+            progress.passed("queue", time.monotonic() - queued)  # a run that was not finished is in it
+            raise
+        progress.passed("queue", outcome.queue_s, ended=time.monotonic() - outcome.run_s)
+        progress.passed("inference", outcome.run_s)
+        return outcome
+
+    def _reserve(self, items: int, cost: int, options: PredictOptions, deadline: float | None) -> _Room:
+        priority = batching.Priority[options.priority.upper()]
+        return self.batcher.reserve(items, cost, deadline, priority, self._reader.threads.backlog_s)
 
     def _cost(self, files: Sequence[bytes]) -> int:
         """Bytes that the request may hold while it waits: its files and its canvases."""
@@ -240,20 +258,13 @@ class BatchingPipeline:
 _Room = batching.Reservation[tuple[int, ...], Canvas, Detections]
 
 
-def _joined(answers: Sequence[_PictureAnswer], total_s: float) -> Answer:
-    """One answer from those of the pictures; they ran side by side, so each stage counts its slowest."""
-
-    timings = Timings(
-        decode=max(answer.decode_s for answer in answers) * 1e3,
-        queue=max(answer.queue_s for answer in answers) * 1e3,
-        inference=max(answer.inference_s for answer in answers) * 1e3,
-        postprocess=max(answer.postprocess_s for answer in answers) * 1e3,
-        total=total_s * 1e3,
-    )
+def _joined(answers: Sequence[_PictureAnswer], progress: Progress, total_s: float) -> Answer:
+    """One answer from those of the pictures."""
+    stages = {name: stage.seconds * 1e3 for name, stage in progress.items()}
     return Answer(
         [answer.result for answer in answers],
         [answer.picture for answer in answers if answer.picture is not None],
-        timings,
+        Timings(**stages, total=total_s * 1e3),
         max(answer.batch_size for answer in answers),
     )
 
@@ -266,12 +277,18 @@ def _contract_errors() -> Iterator[None]:
             yield
         except BaseExceptionGroup as group:
             raise _first(group) from None
+    except batching.NotRunning as error:
+        raise errors.EngineRestarting(str(error), error.retry_after_s) from error
     except batching.QueueFull as error:
         raise errors.QueueFull(str(error), error.retry_after_s) from error
     except (batching.DeadlinePassed, TimeoutError) as error:
         raise errors.DeadlinePassed("The deadline passed before the answer was ready.") from error
     except batching.Draining as error:
         raise errors.Draining(str(error)) from error
+    except Unanswered as error:
+        raise errors.EngineHung(str(error)) from error
+    except Down as error:
+        raise errors.EngineLost(str(error)) from error
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

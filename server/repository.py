@@ -70,7 +70,7 @@ def _bundles_in(path: Path) -> list[Path]:
         raise BundleError(f"{path} is not a folder. Give a bundle, or a folder of bundles.")
     if (path / CARD_FILE).is_file():
         return [path]
-    found = sorted(card.parent for card in path.glob(f"*/{CARD_FILE}"))
+    found = sorted(card.parent for card in path.glob(f"[!.]*/{CARD_FILE}"))  # hidden ones are still being written
     if not found:
         raise BundleError(f"{path} holds no bundle: neither it nor a folder in it has a {CARD_FILE}. {rebuild(path)}")
     return found

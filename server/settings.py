@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     )
     fake_batch_ms: NonNegativeFloat = Field(default=0, description="how long the fake engine takes for a batch")
     threads: NonNegativeInt = Field(default=0, description="CPU threads of an engine; 0: all that are there")
+    watch_s: NonNegativeFloat = Field(
+        default=0, description="how often to look for bundles that were added, replaced or taken away; 0: never"
+    )
     max_batch_size: PositiveInt = Field(default=8, description="largest number of pictures that run together")
     max_queue_delay_ms: NonNegativeFloat = Field(
         default=0, description="how long a batch that is not full waits for more"
@@ -35,13 +38,16 @@ class Settings(BaseSettings):
     max_queue_size: PositiveInt = Field(default=1024, description="pictures that may wait")
     max_queue_mib: PositiveInt = Field(default=2048, description="memory that waiting pictures may take")
     max_queue_wait_s: PositiveFloat = Field(
-        default=45, description="requests whose wait would be longer are refused with 429"
+        default=15, description="requests whose wait would be longer are refused with 429"
     )
-    timeout_s: PositiveFloat = Field(default=60, description="deadline of a request that sets none")
+    timeout_s: PositiveFloat = Field(default=30, description="deadline of a request that sets none")
+    engine_timeout_s: PositiveFloat = Field(
+        default=60, description="an engine that takes longer for a batch is given up, and made anew"
+    )
     max_picture_mib: PositiveInt = Field(default=64, description="largest picture file")
     max_body_mib: PositiveInt = Field(default=128, description="largest body with several pictures, or in base64")
     max_bodies_mib: PositiveInt = Field(default=1024, description="memory that bodies may take while they come in")
-    body_timeout_s: PositiveFloat = Field(default=45, description="how long a body may take to come in")
+    body_timeout_s: PositiveFloat = Field(default=30, description="how long a body may take to come in")
     header_timeout_s: PositiveFloat = Field(default=20, description="how long a connection may take to send a header")
     keep_alive_s: NonNegativeInt = Field(default=75, description="how long an idle connection is kept after an answer")
     max_connections: NonNegativeInt = Field(
@@ -70,6 +76,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe log lines shown"
     )
+    log_format: Literal["text", "json"] = Field(default="text", description="log lines for people, or JSON objects")
 
     @field_validator("models", "api_keys", "url_hosts", "cors_origins", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ import yaml
 from clients.__main__ import COMMANDS
 from export.build_options import parser
 from export.triton_texts import TENSORRT_OF_TRITON, TRITON_IMAGE
+from server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -114,3 +115,59 @@ def test_links_lead_somewhere(page: str) -> None:
     folder = (ROOT / page).parent
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
     assert [link for link in links if not (folder / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["server", "gpu"])
+def test_a_container_is_not_killed_before_the_server_gives_up(name: str) -> None:
+    seconds = int(services()[name]["stop_grace_period"].removesuffix("s"))
+    assert seconds >= Settings().drain_timeout_s + 10
+
+
+# Prometheus and Grafana
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_monitoring_is_asked_for_pinned_and_seen_from_this_machine_only(name: str) -> None:
+    service = services()[name]
+    assert service["profiles"] == ["monitoring"]
+    assert re.fullmatch(r"(prom/prometheus|grafana/grafana):v?\d+\.\d+\.\d+", service["image"])
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    folders = [volume.split(":") for volume in service["volumes"] if volume.startswith("./")]
+    assert folders
+    assert all((ROOT / folder).is_dir() and mode == "ro" for folder, _, mode in folders)
+
+
+def test_grafana_lets_anybody_look_and_nobody_in() -> None:
+    environment = services()["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert not [name for name in environment if name.startswith("GF_INSTALL")]
+
+
+def test_grafana_prometheus_and_the_servers_find_each_other() -> None:
+    grafana, config = services()["grafana"], yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    mounted = {where: ROOT / folder for folder, where, _ in (volume.split(":") for volume in grafana["volumes"])}
+    provisioning = mounted["/etc/grafana/provisioning"]
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "maskline.yml").read_text())["providers"]
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert provider["options"]["path"] == str(home.parent)
+    assert (mounted[str(home.parent)] / home.name).is_file()
+    (scrape,) = config["scrape_configs"]
+    (found,) = scrape["dns_sd_configs"]
+    assert scrape["job_name"] == "maskline"
+    assert set(found["names"]) <= set(services())
+    for name in found["names"]:
+        assert services()[name]["ports"] == [f"127.0.0.1:${{PORT:-8000}}:{found['port']}"]
+    assert [(DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"]] == [True]
+
+
+def test_the_load_test_runs_beside_the_monitoring() -> None:
+    assert services()["loadtest"]["profiles"] == ["load"]
+    assert "profiles" not in services()["server"]

@@ -73,6 +73,8 @@ def torchvision_eager(name: str, model: torch.nn.Module, half: bool) -> Contesta
     """torchvision's model on the GPU as its users run it; in half precision through autocast."""
     import torch
 
+    torch.backends.cudnn.allow_tf32 = False  # on by default; fp32 is fp32 in the engines as well
+
     def precision() -> AbstractContextManager[object]:
         return torch.autocast("cuda", torch.float16) if half else nullcontext()
 

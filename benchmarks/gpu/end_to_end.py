@@ -134,7 +134,7 @@ def _engines(bundles: Sequence[Path], stack: ExitStack) -> Iterator[tuple[Contes
             if not _takes_part(pipeline, bundle):
                 continue
             precision = next(file.precision for file in pipeline.card.files if file.engine == engine)
-            name = f"{'TensorRT' if engine == 'tensorrt' else 'ONNX Runtime CUDA'} {precision}"
+            name = f"{'TensorRT' if engine == 'tensorrt' else 'ONNX Runtime CUDA'} {precision}, {bundle.name}"
             yield contestants.engine(name, pipeline), precision
 
 

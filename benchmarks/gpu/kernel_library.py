@@ -11,47 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plugins.c_structs import LEVEL_RULES, NmsSettings, Pyramid, RoiAlignSettings
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 SOURCES = tuple(PLUGINS / kernel / file for kernel in ("nms", "roi_align") for file in ("kernel.cu", "c_api.cpp"))
-MAX_LEVELS = 8
-LEVEL_RULES = ("floor", "round")
 
 
 class BenchmarkError(Exception):
     """The benchmark cannot run here; the message is for the person who started it."""
-
-
-class _NmsSettings(ctypes.Structure):
-    _fields_ = (
-        ("iou_threshold", ctypes.c_float),
-        ("score_threshold", ctypes.c_float),
-        ("max_output", ctypes.c_int32),
-        ("pre_nms_topk", ctypes.c_int32),
-    )
-
-
-class _Pyramid(ctypes.Structure):
-    _fields_ = (
-        ("features", ctypes.c_void_p * MAX_LEVELS),
-        ("heights", ctypes.c_int32 * MAX_LEVELS),
-        ("widths", ctypes.c_int32 * MAX_LEVELS),
-        ("level_count", ctypes.c_int32),
-        ("channels", ctypes.c_int32),
-        ("layout", ctypes.c_int32),
-    )
-
-
-class _RoiAlignSettings(ctypes.Structure):
-    _fields_ = (
-        ("output_size", ctypes.c_int32),
-        ("sampling_ratio", ctypes.c_int32),
-        ("aligned", ctypes.c_bool),
-        ("crop_and_resize", ctypes.c_bool),
-        ("level_rule", ctypes.c_int32),
-    )
 
 
 @dataclass(frozen=True)
@@ -116,19 +86,20 @@ class KernelLibrary:
         _check(call(ctypes.byref(pyramid), ctypes.byref(given), len(boxes), *pointers, ctypes.c_void_p(stream)))
 
 
-def _nms_settings(settings: Nms) -> _NmsSettings:
-    return _NmsSettings(settings.iou_threshold, settings.score_threshold, settings.max_output, settings.pre_nms_topk)
+def _nms_settings(settings: Nms) -> NmsSettings:
+    return NmsSettings(settings.iou_threshold, settings.score_threshold, settings.max_output, settings.pre_nms_topk)
 
 
-def _roi_align_settings(settings: RoiAlign) -> _RoiAlignSettings:
+def _roi_align_settings(settings: RoiAlign) -> RoiAlignSettings:
     rule = LEVEL_RULES.index(settings.level_rule)
-    return _RoiAlignSettings(settings.output_size, settings.sampling_ratio, settings.aligned, False, rule)
+    return RoiAlignSettings(settings.output_size, settings.sampling_ratio, settings.aligned, False, rule)
 
 
-def _pyramid(features: Sequence[Tensor]) -> _Pyramid:
+def _pyramid(features: Sequence[Tensor]) -> Pyramid:
     half = features[0].element_size() == 2
     height, width, channels = (1, 2, 3) if half else (2, 3, 1)
-    pyramid = _Pyramid(level_count=len(features), channels=features[0].shape[channels], layout=int(half))
+    sizes = {"level_count": len(features), "images": len(features[0]), "channels": features[0].shape[channels]}
+    pyramid = Pyramid(**sizes, layout=int(half))
     for i, level in enumerate(features):
         pyramid.features[i] = level.data_ptr()
         pyramid.heights[i], pyramid.widths[i] = level.shape[height], level.shape[width]

@@ -21,6 +21,11 @@ def process_group() -> Iterator[tuple[int, int]]:
     if "WORLD_SIZE" not in os.environ:
         yield 0, 1
         return
+    # Its functions' default arguments are the process group of the moment when it is first imported, which torch.optim
+    # does at its first step. A group that is kept like that outlives its end, and so do gloo's threads: the end of the
+    # interpreter then aborts the process if one of them still has a tensor to give back.
+    import torch.distributed.nn
+
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

@@ -11,6 +11,7 @@ using namespace nvinfer1;
 namespace {
 
 constexpr size_t kInputs = 3;
+constexpr int64_t kMaxImages = 65535;  // of a grid of CUDA
 
 float overlap_threshold(FieldReader const& fields)
 {
@@ -64,6 +65,10 @@ void NmsPlugin::check_inputs(std::vector<Dims> const& inputs) const
     }
     expect_shape("boxes", "[N, A, 4]", inputs[0], {kAnySize, kAnySize, 4});
     int64_t const images = inputs[0].d[0];
+    if (images > kMaxImages) {
+        throw std::invalid_argument(
+            "takes at most " + std::to_string(kMaxImages) + " images, not " + std::to_string(images));
+    }
     int64_t const boxes = inputs[0].d[1];
     expect_shape("scores", "[N, A] as the boxes", inputs[1], {images, boxes});
     expect_shape("groups", "[N, A] as the boxes", inputs[2], {images, boxes});

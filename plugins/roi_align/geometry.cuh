@@ -44,6 +44,10 @@ struct Tap {
     int32_t high;
     float low_weight;
     float high_weight;
+
+    // Whether the sample is on the map, where the weights sum to one. What is not must not be added with a weight of
+    // zero: the pixel may be infinite.
+    __device__ bool is_inside() const { return low_weight + high_weight > 0.0f; }
 };
 
 struct Range {
@@ -109,7 +113,9 @@ inline __device__ Axis axis_of(
 inline __device__ Roi locate(Task const& task, int32_t row, int32_t pixel_stride)
 {
     float4 box = __ldg(task.boxes + row);
-    if (!is_near(box)) {
+    int64_t const image = __ldg(task.image_index + row);
+    bool const is_known = image >= 0 && image < task.pyramid.images;
+    if (!is_known || !is_near(box)) {
         box = make_float4(-kFarthest, -kFarthest, -kFarthest, -kFarthest);  // none of its samples is on a map
     }
     int32_t const level = level_of(task, box);
@@ -117,7 +123,7 @@ inline __device__ Roi locate(Task const& task, int32_t row, int32_t pixel_stride
     Axis y = axis_of(task, box.y, box.w, level, task.pyramid.heights);
     x.stride = pixel_stride;
     y.stride = pixel_stride * x.pixels;
-    return {x, y, level, __ldg(task.image_index + row)};
+    return {x, y, level, is_known ? image : 0};
 }
 
 // The samples of a bin that can be on the map, and one more at each end for rounding. Adaptive ones are at least half a

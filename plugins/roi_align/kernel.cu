@@ -29,6 +29,9 @@ __device__ void add_samples(
     }
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
+        if (!x[i].is_inside()) {
+            continue;
+        }
         Layout::add(words[i][0], y.low_weight * x[i].low_weight, sum);
         Layout::add(words[i][1], y.low_weight * x[i].high_weight, sum);
         Layout::add(words[i][2], y.high_weight * x[i].low_weight, sum);
@@ -46,6 +49,9 @@ __device__ void add_bin(
 #pragma unroll(kCount)
     for (int32_t i = down.begin; i < down.end; ++i) {
         Tap const y = tap<kSamples>(roi.y, row, i);
+        if (!y.is_inside()) {
+            continue;
+        }
 #pragma unroll(Layout::kSamplesTogether)
         for (int32_t j = across.begin; j < across.end; j += kCount) {
             add_samples<kSamples, kCount>(features, y, roi.x, column, j, sum);

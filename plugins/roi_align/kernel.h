@@ -27,6 +27,7 @@ struct Pyramid {
     int32_t heights[kMaxLevels];
     int32_t widths[kMaxLevels];
     int32_t level_count;
+    int32_t images;  // N
     int32_t channels;
     FeatureLayout layout;
 };
@@ -42,10 +43,9 @@ struct RoiAlignSettings {
 // RoI features [R, C, P, P] in the layout and type of the pyramid, from boxes [R, 4] (float32 x1, y1, x2, y2 in canvas
 // pixels, 16-byte aligned) of the images image_index [R]. The canvas is 4 times the pyramid's first level.
 //
-// The caller sees to it that every image_index is one of 0..N-1: N is not known here, and the features of another image
-// would be read out of bounds. Boxes may hold anything. One with a NaN, or that reaches farther than 2^20 canvas pixels
-// from the origin, gives zeros; of any other only the samples on the map are visited, so that one far too large takes
-// no longer than the map. Channels that pad C in the channels-last layout are averaged like the others: what they hold
+// Boxes and image_index may hold anything. A box with a NaN, one that reaches farther than 2^20 canvas pixels from the
+// origin and one of an image that is none of 0..N-1 give zeros; of any other only the samples on the map are visited,
+// so that one far too large takes no longer than the map. Channels that pad C in the channels-last layout are averaged like the others: what they hold
 // in the result comes from what they hold in the features.
 //
 // All pointers but `pyramid` are on the device. Returns what the launch returned; faults of the kernel come with the

@@ -44,6 +44,7 @@ Pyramid pyramid_of(PluginTensorDesc const* descriptions, void const* const* inpu
 {
     Pyramid pyramid{};
     pyramid.level_count = levels;
+    pyramid.images = to_int32(descriptions[0].dims.d[0]);
     pyramid.channels = to_int32(descriptions[0].dims.d[1]);
     pyramid.layout = descriptions[0].type == DataType::kHALF ? FeatureLayout::kChannelsLastHalf
                                                              : FeatureLayout::kLinearFloat;
@@ -152,6 +153,9 @@ cudaError_t RoiAlignPlugin::launch(PluginTensorDesc const* descriptions, int32_t
     void const* const* inputs, void* output, void*, cudaStream_t stream) const
 {
     int32_t const levels = input_count - kInputsAfterLevels;
+    if (levels < 1) {
+        throw std::logic_error("was run before its shapes were told");
+    }
     int32_t const rois = to_int32(descriptions[levels].dims.d[0]);
     if (rois == 0) {
         return cudaSuccess;

@@ -37,7 +37,10 @@ ILogger* global_logger() noexcept
 
 void set_logger_finder(ILoggerFinder* finder) noexcept
 {
-    logger_finder = finder;
+    ILoggerFinder* none = nullptr;
+    if (finder != nullptr) {
+        logger_finder.compare_exchange_strong(none, finder);  // a later one may not live as long
+    }
 }
 
 void log_error(char const* operation, char const* message) noexcept

@@ -13,9 +13,11 @@
      ├── ServiceError               the service cannot answer now
      │    ├── QueueFull
      │    ├── NotReady
-     │    │    └── Draining
+     │    │    ├── Draining
+     │    │    └── EngineRestarting
      │    ├── DeadlinePassed
      │    └── EngineFailed
+     │         ├── EngineHung
      │         └── EngineLost
      └── BundleError                a model cannot be loaded
           └── EngineUnavailable
@@ -94,6 +96,14 @@ class Draining(NotReady):
     """The service is shutting down and takes no new work."""
 
 
+class EngineRestarting(NotReady):
+    """The engine has failed and is being started anew; try again in `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class DeadlinePassed(ServiceError):
     """The request's time ran out before its answer was made."""
 
@@ -102,8 +112,12 @@ class EngineFailed(ServiceError):
     """The engine raised an error while it ran."""
 
 
+class EngineHung(EngineFailed):
+    """The engine did not answer a batch in time and is given up; another one is being made."""
+
+
 class EngineLost(EngineFailed):
-    """The engine's device is gone for this process; only a new process can use it again."""
+    """The engine cannot run in this process any more, as a rule because its device is gone; a new process may."""
 
 
 class BundleError(MasklineError):

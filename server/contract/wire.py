@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from server.contract.errors import BadParameter, BadPictureInBatch, UndecodablePicture
 
 MaskFormat = Literal["rle", "rle_uncompressed", "polygon", "png", "none"]
+Priority = Literal["normal", "low"]
 Box = tuple[float, float, float, float]
 Size = tuple[PositiveInt, PositiveInt]
 """Height, width."""
@@ -127,7 +128,8 @@ class Problem:
 class PredictOptions(BaseModel):
     """The query of `/predict`. Thresholds and limits beyond the model's own are clamped, not refused.
 
-    `classes` are names or ids of the model, separated by commas in a query.
+    `classes` are names or ids of the model, separated by commas in a query. With `priority=low` a request waits while
+    any of normal priority do, and takes the places that they leave in a batch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -139,6 +141,7 @@ class PredictOptions(BaseModel):
     classes: tuple[str, ...] | None = None
     mask: MaskFormat = "rle"
     timeout_ms: PositiveInt | None = None
+    priority: Priority = "normal"
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal
 
-from server.contract.errors import EngineUnavailable
+from server.contract.errors import BundleError, EngineUnavailable
 
 if TYPE_CHECKING:
     from server.engines.base import Engine
@@ -48,9 +48,16 @@ def _plan_or_else(bundle: Bundle, threads: int | None) -> Engine:
     try:
         return _tensorrt(bundle)
     except EngineUnavailable as error:
-        instead = _onnxruntime(bundle, threads)
+        instead = _instead_of_plan(bundle, threads, error)
         logger.warning("%s runs in %s, not from its TensorRT plan: %s", bundle.path, instead.description, error)
         return instead
+
+
+def _instead_of_plan(bundle: Bundle, threads: int | None, refusal: EngineUnavailable) -> Engine:
+    try:
+        return _onnxruntime(bundle, threads)
+    except BundleError as error:
+        raise EngineUnavailable(f"{refusal} ONNX Runtime cannot run it instead: {error}") from error
 
 
 def _tensorrt(bundle: Bundle) -> Engine:

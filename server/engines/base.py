@@ -12,9 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from server.contract.card import ModelCard
+from server.contract.errors import EngineFailed
 
 Float32 = npt.NDArray[np.float32]
 Canvases = npt.NDArray[np.uint8] | Float32
+
+HIGHEST_SCORE = 1.001
+"""1, and what half precision may add."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,42 @@ class Detections:
         """The rows of one picture, without padding."""
         rows = (self.detections[:, 0] == index) & (self.detections[:, 5] > 0)
         return Detections(self.detections[rows], self.masks[rows])
+
+
+def check_detections(found: Detections, count: int, card: ModelCard) -> None:
+    """Raises `EngineFailed` for what an engine that works never puts out for a batch of `count` pictures."""
+    fault = _wrong_layout(found, card.output.mask_size) or _wrong_values(found, count, len(card.classes))
+    if fault:
+        raise EngineFailed(f"The engine answered with rubbish: {fault}.")
+
+
+def _wrong_layout(found: Detections, side: int) -> str:
+    for name, array, shape in (("detections", found.detections, (7,)), ("masks", found.masks, (side, side))):
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+            return f"{name} are {getattr(array, 'dtype', type(array).__name__)}, not float32"
+        if array.shape[1:] != shape or len(array) != len(found.detections):
+            return f"{name} have the shape {array.shape}"
+    return ""
+
+
+def _wrong_values(found: Detections, count: int, classes: int) -> str:
+    """Rows of padding may hold anything, but they have to be told apart; the sum of masks is finite if all of them
+    are."""
+    if not np.isfinite(found.detections[:, 5]).all():
+        return "scores that are no numbers"
+    image, *box, score, class_id = found.detections[found.detections[:, 5] > 0].T
+    faults = {
+        "boxes that are no numbers": ~np.isfinite(box).all(),
+        "scores above 1": (score > HIGHEST_SCORE).any(),
+        f"rows for other pictures than 0 to {count - 1}": not _among(image, 0, count),
+        f"classes other than 1 to {classes - 1}": not _among(class_id, 1, classes),
+        "masks that are no numbers": not np.isfinite(found.masks.sum()),
+    }
+    return next((fault for fault, there in faults.items() if there), "")
+
+
+def _among(values: Float32, first: int, end: int) -> bool:
+    return bool(((values >= first) & (values < end) & (values == np.floor(values))).all())
 
 
 class Engine(Protocol):

@@ -20,27 +20,29 @@ from server.contract.errors import EngineFailed, EngineLost, EngineUnavailable
 
 DEVICE = 0
 
-STICKY = frozenset(
-    f"cudaError{name}"
-    for name in (
-        "Assert",
-        "Contained",
-        "ECCUncorrectable",
-        "ExternalDevice",
-        "HardwareStackError",
-        "IllegalAddress",
-        "IllegalInstruction",
-        "InvalidAddressSpace",
-        "InvalidPc",
-        "LaunchFailure",
-        "LaunchTimeout",
-        "MisalignedAddress",
-        "MpsClientTerminated",
-        "NvlinkUncorrectable",
-        "TensorMemoryLeak",
-    )
-)
-"""After one of these any further work of the process returns the same error (CUDA's own description of them)."""
+STICKY = {
+    214: "cudaErrorECCUncorrectable",
+    220: "cudaErrorNvlinkUncorrectable",
+    226: "cudaErrorContained",
+    700: "cudaErrorIllegalAddress",
+    702: "cudaErrorLaunchTimeout",
+    709: "cudaErrorContextIsDestroyed",
+    710: "cudaErrorAssert",
+    714: "cudaErrorHardwareStackError",
+    715: "cudaErrorIllegalInstruction",
+    716: "cudaErrorMisalignedAddress",
+    717: "cudaErrorInvalidAddressSpace",
+    718: "cudaErrorInvalidPc",
+    719: "cudaErrorLaunchFailure",
+    721: "cudaErrorTensorMemoryLeak",
+    810: "cudaErrorMpsClientTerminated",
+    911: "cudaErrorExternalDevice",
+    999: "cudaErrorUnknown",
+}
+"""After one of these any further work of the process returns the same error (CUDA's own description of them; the last
+is what a GPU that fell off the bus gives)."""
+
+RESTART = "This process cannot use its GPU any more and has to be started anew."
 
 
 class Cuda:
@@ -145,9 +147,7 @@ class Cuda:
     def _failure(self, function: str, status: Any) -> EngineFailed:
         text = self._api.cudaGetErrorString(status)[1].decode()
         sentence = f"CUDA failed in {function}: {text} ({status.name})."
-        if status.name not in STICKY:
-            return EngineFailed(sentence)
-        return EngineLost(f"{sentence} This process cannot use its GPU any more and has to be started anew.")
+        return EngineLost(f"{sentence} {RESTART}") if int(status) in STICKY else EngineFailed(sentence)
 
 
 class StagedTensor:

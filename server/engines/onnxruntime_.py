@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from server.contract.errors import BundleError, EngineFailed, EngineUnavailable
+from server.contract.errors import BundleError, EngineFailed, EngineLost, EngineUnavailable
 from server.engines.base import Canvases, Detections, Float32
-from server.engines.cuda_ import gpu_name
+from server.engines.cuda_ import RESTART, STICKY, gpu_name
 from server.repository import Bundle, rebuild
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class OnnxRuntimeEngine:
         runtime = _import_runtime()
         path, _ = bundle.file_for("onnxruntime")
         threads = threads or usable_cpus()
+        self._lost: str | None = None
         self.card = bundle.card
         self._session: onnxruntime.InferenceSession | None = _open_session(runtime, path, threads)
         self.description = f"ONNX Runtime {runtime.__version__} on {_device(runtime, self._session, threads)}"
@@ -56,10 +58,16 @@ class OnnxRuntimeEngine:
     def infer(self, images: Canvases, windows: Float32) -> Detections:
         if self._session is None:
             raise EngineFailed("The engine is closed.")
+        if self._lost is not None:
+            raise EngineLost(self._lost)
         try:
             detections, masks = self._session.run(["detections", "masks"], {"images": images, "windows": windows})
         except Exception as error:  # the runtime's own errors have no base but this
-            raise EngineFailed(f"ONNX Runtime failed on a batch of {len(images)}: {_first_line(error)}") from error
+            sentence = f"ONNX Runtime failed on a batch of {len(images)}: {_first_line(error).rstrip('.')}."
+            if not _has_lost_gpu(error):
+                raise EngineFailed(sentence) from error
+            self._lost = f"{sentence} {RESTART}"
+            raise EngineLost(self._lost) from error
         return Detections(detections, masks)
 
     def close(self) -> None:
@@ -137,6 +145,11 @@ def _device(runtime: Any, session: onnxruntime.InferenceSession, threads: int) -
             cpu,
         )
     return cpu
+
+
+def _has_lost_gpu(error: Exception) -> bool:
+    told = re.search(r"CUDA failure (\d+)", str(error))
+    return told is not None and int(told[1]) in STICKY
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,9 @@ from server.repository import rebuild
 
 logger = logging.getLogger("server.engines.tensorrt")
 
+TOLD = 2
+"""Errors of TensorRT that are told."""
+
 INSTALL = "Install it: pip install 'maskline[tensorrt]'."
 
 
@@ -70,12 +73,13 @@ def deserialize(trt: Any, path: Path, entry: BundleFile, card: ModelCard) -> Any
     if not carries_programs:
         _register_plugins(trt)
     log = log_of(trt)
+    log.forget()
     runtime = _runtime(trt, log)
     if carries_programs:
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        raise EngineUnavailable(f"TensorRT cannot load {path}: {log.last_error()} {_rebuild(path)}")
+        raise EngineUnavailable(f"TensorRT cannot load {path}: {log.last_errors()} {_rebuild(path)}")
     _check_is_of(card, entry, path, _tensors(trt, engine))
     return engine
 
@@ -87,7 +91,7 @@ def log_of(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]  # a class of a module that is imported late
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._errors: deque[str] = deque(maxlen=1)
+            self._errors: deque[str] = deque(maxlen=TOLD)
             self._levels = {
                 trt.ILogger.INTERNAL_ERROR: logging.ERROR,
                 trt.ILogger.ERROR: logging.ERROR,
@@ -95,15 +99,21 @@ def log_of(trt: Any) -> Any:
             }
 
         def log(self, severity: Any, msg: str) -> None:  # TensorRT calls it from threads of its own as well
+            if "differs from one already registered" in msg:  # the build of a plan had one before
+                return
             level = self._levels.get(severity, logging.DEBUG)
             logger.log(level, "%s", msg)
             if level == logging.ERROR:
                 self._errors.append(" ".join(msg.split()))
 
-        def last_error(self) -> str:
-            """The newest error as a sentence, once."""
-            error = self._errors.pop() if self._errors else "it does not say why"
-            return f"{error.rstrip('.')}."
+        def forget(self) -> None:
+            self._errors.clear()
+
+        def last_errors(self) -> str:
+            """The newest errors as sentences, once: the first often tells more than those that follow from it."""
+            errors = list(self._errors) or ["it does not say why"]
+            self.forget()
+            return " ".join(f"{error.rstrip('.')}." for error in errors)
 
     return Log()
 
@@ -119,7 +129,7 @@ def _runtime(trt: Any, log: Any) -> Any:
     try:
         return trt.Runtime(log)
     except TypeError as error:  # how the bindings say that the library made none
-        raise EngineUnavailable(f"TensorRT {trt.__version__} does not start: {log.last_error()}") from error
+        raise EngineUnavailable(f"TensorRT {trt.__version__} does not start: {log.last_errors()}") from error
 
 
 def _tensors(trt: Any, engine: Any) -> dict[str, str]:

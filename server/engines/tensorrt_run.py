@@ -78,8 +78,9 @@ class LoadedPlan:
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
         self._require(context is not None)
-        self._require(context.set_optimization_profile_async(profile, self._cuda.stream))
-        self._cuda.synchronize()
+        chosen = self._choose_profile(context, profile)
+        self._cuda.synchronize()  # first, for it tells whether the device is lost
+        self._require(chosen)
         context.set_device_memory(self._scratch, self._scratch_nbytes)
         for name in INPUTS:
             self._require(context.set_input_shape(name, shapes[name]))
@@ -89,10 +90,19 @@ class LoadedPlan:
             self._require(tuple(context.get_tensor_shape(name)) == shapes[name], f"{name} is not {shapes[name]}.")
         return context
 
+    def _choose_profile(self, context: Any, profile: int) -> bool:
+        try:
+            return bool(context.set_optimization_profile_async(profile, self._cuda.stream))
+        except RuntimeError:  # how the bindings say no here; elsewhere they return it
+            return False
+
     def _require(self, done: bool, reason: str = "") -> None:
         if not done:
-            reason = reason or log_of(self._trt).last_error()
-            raise EngineFailed(f"TensorRT cannot prepare a canvas of the plan: {reason}")
+            reason = reason or log_of(self._trt).last_errors()
+            raise EngineFailed(
+                f"TensorRT cannot prepare a canvas of the plan: {reason} Where memory is short, a plan for fewer "
+                "canvases or with a smaller --max-batch needs less."
+            )
 
     def _forget(self) -> None:
         self._runs.clear()
@@ -131,6 +141,6 @@ class Run:
         for name in INPUTS:
             self._tensors[name].upload(self.shapes[name])
         if not self._context.execute_async_v3(self._cuda.stream):
-            raise EngineFailed(f"TensorRT could not run the batch: {self._log.last_error()}")
+            raise EngineFailed(f"TensorRT could not run the batch: {self._log.last_errors()}")
         for name in OUTPUTS:
             self._tensors[name].download(self.shapes[name])

@@ -128,19 +128,14 @@ async def _disconnected(request: Request) -> None:
 
 def json_answer(answer: Answer, model: ModelRef, request_id: str) -> Response:
     document = PredictResponse(model, request_id, answer.images, _rounded(answer.timings_ms), answer.batch_size)
-    return Response(orjson.dumps(document), media_type=JSON, headers=_timing_header(answer))
+    return Response(orjson.dumps(document), media_type=JSON)
 
 
 async def png_answer(answer: Answer) -> Response:
     """The picture with its masks and boxes drawn on it."""
     png = await asyncio.to_thread(draw_png, answer.pictures[0], answer.images[0])
-    return Response(png, media_type=PNG, headers=_timing_header(answer))
+    return Response(png, media_type=PNG)
 
 
 def _rounded(timings: Timings) -> Timings:
     return Timings(**{stage: round(ms, 3) for stage, ms in asdict(timings).items()})
-
-
-def _timing_header(answer: Answer) -> dict[str, str]:
-    stages = [f"{stage};dur={ms:.3f}" for stage, ms in asdict(answer.timings_ms).items()]
-    return {"Server-Timing": ", ".join([*stages, f'batch;desc="{answer.batch_size}"'])}

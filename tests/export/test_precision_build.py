@@ -263,6 +263,20 @@ def test_options_reach_the_builder(tmp_path: Path, checkpoint: Path, requests: l
     assert (request.version_compatible, request.hardware_compatible) == (True, "ampere+")
 
 
+def test_nothing_is_fetched_for_a_plan_that_cannot_be_built_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr("export.weights.resolve", lambda source: pytest.fail(f"{source} was asked for"))
+    status = main(
+        ["--weights", "torchvision:maskrcnn_resnet50_fpn", "--output", str(tmp_path / "o"), "--engine", "tensorrt"]
+    )
+    assert status == 2
+    assert "TensorRT is not installed" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("requests")
 def test_a_model_beyond_tensorrt_is_refused_before_anything_is_made(
     tmp_path: Path, tiny_model: MaskRCNN, capsys: pytest.CaptureFixture[str]

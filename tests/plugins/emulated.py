@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plugins.c_structs import LEVEL_RULES, NmsSettings, Pyramid, RoiAlignSettings
+
 _PLUGINS = Path(__file__).parents[2] / "plugins"
 # Fortified, _longjmp takes the switch from one fiber's stack to another's for an attack. g++ knows no "pragma unroll".
 _FLAGS = (
@@ -27,41 +29,10 @@ _FLAGS = (
 _LAUNCH_FAILURE = 719
 _CANARY = 256
 """Bytes on each side of an array in device memory; also its alignment, as cudaMalloc's."""
-_MAX_LEVELS = 8
 
 
 class KernelFaultError(Exception):
     """The launch was refused, or the kernel did what it must not; the message says what."""
-
-
-class _NmsSettings(ctypes.Structure):
-    _fields_ = (
-        ("iou_threshold", ctypes.c_float),
-        ("score_threshold", ctypes.c_float),
-        ("max_output", ctypes.c_int32),
-        ("pre_nms_topk", ctypes.c_int32),
-    )
-
-
-class _Pyramid(ctypes.Structure):
-    _fields_ = (
-        ("features", ctypes.c_void_p * _MAX_LEVELS),
-        ("heights", ctypes.c_int32 * _MAX_LEVELS),
-        ("widths", ctypes.c_int32 * _MAX_LEVELS),
-        ("level_count", ctypes.c_int32),
-        ("channels", ctypes.c_int32),
-        ("layout", ctypes.c_int32),
-    )
-
-
-class _RoiAlignSettings(ctypes.Structure):
-    _fields_ = (
-        ("output_size", ctypes.c_int32),
-        ("sampling_ratio", ctypes.c_int32),
-        ("aligned", ctypes.c_bool),
-        ("crop_and_resize", ctypes.c_bool),
-        ("level_rule", ctypes.c_int32),
-    )
 
 
 class _Device:
@@ -113,7 +84,7 @@ def nms(
     """Rows (image, index) [N * max_output, 2] as plugins/nms/kernel.h says; `seed` decides the order of threads."""
     library = _library("nms")
     images, count = scores.shape
-    settings = _NmsSettings(iou_threshold, score_threshold, max_output, pre_nms_topk)
+    settings = NmsSettings(iou_threshold, score_threshold, max_output, pre_nms_topk)
     device = _Device(seed)
     inputs = [device.upload(array) for array in (boxes, scores, groups)]
     kept, kept_at = device.noise((images * max_output, 2), np.int64)
@@ -145,9 +116,7 @@ def pyramid_roi_align(
     library = _library("roi_align")
     device = _Device(seed)
     half = features[0].dtype == np.float16
-    settings = _RoiAlignSettings(
-        output_size, sampling_ratio, aligned, crop_and_resize, ("floor", "round").index(level_rule)
-    )
+    settings = RoiAlignSettings(output_size, sampling_ratio, aligned, crop_and_resize, LEVEL_RULES.index(level_rule))
     levels = [_channels_last(level, seed) if half else level for level in features]
     pyramid = _pyramid(features, [device.upload(level) for level in levels])
     rois, channels, stored = len(boxes), features[0].shape[1], levels[0].shape[-1]
@@ -167,8 +136,8 @@ def _channels_last(level: NDArray[np.float16], seed: int) -> NDArray[np.float16]
     return np.ascontiguousarray(np.moveaxis(np.concatenate((level, noise), axis=1), 1, -1))
 
 
-def _pyramid(features: Sequence[NDArray[Any]], addresses: Sequence[int]) -> _Pyramid:
-    pyramid = _Pyramid(level_count=len(features), channels=features[0].shape[1])
+def _pyramid(features: Sequence[NDArray[Any]], addresses: Sequence[int]) -> Pyramid:
+    pyramid = Pyramid(level_count=len(features), images=len(features[0]), channels=features[0].shape[1])
     pyramid.layout = int(features[0].dtype == np.float16)
     for i, (level, address) in enumerate(zip(features, addresses, strict=True)):
         pyramid.features[i] = address

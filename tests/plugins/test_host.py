@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.plugins import rtx
-from tests.plugins.compiling import compile_with_tensorrt, major_version, tensorrt_headers
+from tests.plugins.compiling import compile_plain, compile_with_tensorrt, major_version, tensorrt_headers
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,19 @@ def test_it_leaves_alone_what_is_registered(registry: Path) -> None:
     done = load(
         f"registry = CDLL({str(registry)!r})",
         f"registry.load_plugin_library({os.fsencode(rtx.built_library())!r})",
+        f"CDLL({str(self_registering())!r})",
+        "print(registry.creator_count())",
+    )
+    assert done.stdout.split() == ["2"]
+
+
+def test_it_registers_its_own_plugins_beside_another_library(registry: Path, tmp_path: Path) -> None:
+    """All plugin libraries have a getCreators; the first one in the process must not take the place of ours."""
+    other = compile_plain('extern "C" void* getCreators(int& count) { count = 0; return nullptr; }', tmp_path / "o.so")
+    done = load(
+        "from ctypes import RTLD_GLOBAL",
+        f"CDLL({str(other)!r}, RTLD_GLOBAL)",
+        f"registry = CDLL({str(registry)!r})",
         f"CDLL({str(self_registering())!r})",
         "print(registry.creator_count())",
     )

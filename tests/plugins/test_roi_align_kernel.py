@@ -266,6 +266,31 @@ def test_boxes_that_are_no_boxes_give_zeros(dtype: Any, sampling_ratio: int, cro
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
+@pytest.mark.parametrize("crop_and_resize", [False, True])
+def test_infinite_pixels_reach_only_the_samples_beside_them(
+    dtype: Any, sampling_ratio: int, crop_and_resize: bool
+) -> None:
+    pyramid = [np.ones((1, 3, 8, 8), dtype)]
+    pyramid[0][..., 0, 0] = np.inf
+    boxes = np.array([[-200, -200, -190, -190], [np.nan] * 4, [-200, 12, -190, 20], [12, 12, 24, 24]], np.float32)
+    settings: dict[str, Any] = {"output_size": 2, "sampling_ratio": sampling_ratio, "crop_and_resize": crop_and_resize}
+    found = pyramid_roi_align(pyramid, boxes, np.zeros(4, np.int64), **settings, aligned=True)
+    assert not found[:3].any()
+    np.testing.assert_array_equal(found[3], 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_an_image_that_is_not_there_gives_zeros(dtype: Any) -> None:
+    """TensorRT may run a plugin on made-up inputs while it builds."""
+    pyramid = [np.ones((2, 3, 8, 8), dtype)]
+    boxes, images = np.array([[4, 4, 20, 20]] * 5, np.float32), np.array([0, 1, 2, -1, 2**40])
+    found = pyramid_roi_align(pyramid, boxes, images, output_size=2)
+    assert found[:2].all()
+    assert not found[2:].any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_no_roi_gives_no_row(dtype: Any) -> None:
     boxes, images = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     assert pyramid_roi_align([RAMP.astype(dtype)], boxes, images, output_size=7).shape == (0, 1, 7, 7)

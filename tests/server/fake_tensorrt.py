@@ -43,6 +43,7 @@ class TensorRt:
         self.contexts = 0
         self.executions = 0
         self.refuses = False
+        self.refuses_profiles = False
         self.can_be_captured = True
 
     def module(self) -> ModuleType:
@@ -135,6 +136,8 @@ class IExecutionContext:
         self._has_memory = self._is_ready = self._is_captured = False
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        if self._library.refuses_profiles:
+            raise RuntimeError("Error in set optimization profile async.")
         self._library.cuda.enqueue(stream_handle, lambda: None)
         self._profile = self._profiles[profile_index]
         return True

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import httpx2
@@ -65,8 +65,8 @@ async def server_with(models: Models, **values: object) -> AsyncIterator[httpx2.
 class ServerProcess:
     """`python -m server` with the fake engine; `url` once it listens."""
 
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "server", "--engine", "fake", "--port", "0", *arguments]
+    def __init__(self, *arguments: str, prefix: Sequence[str] = ()) -> None:
+        command = [*prefix, sys.executable, "-m", "server", "--engine", "fake", "--port", "0", *arguments]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
         assert self.process.stdout is not None
@@ -93,8 +93,9 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def server_process(*arguments: str) -> Iterator[ServerProcess]:
-    server = ServerProcess(*arguments)
+def server_process(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[ServerProcess]:
+    """`prefix`: a program and its arguments that run the server."""
+    server = ServerProcess(*arguments, prefix=prefix)
     try:
         server.wait_until("/health/ready", "ready")
         yield server

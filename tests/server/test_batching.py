@@ -1,63 +1,15 @@
-"""The batcher with engines that are plain functions on strings."""
+"""The batcher with engines that are plain functions on strings: batches, failures, deadlines, the end."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from server.batching import Batcher, DeadlinePassed, Draining, QueueFull, QueueLimits
-
-Strings = Batcher[str, str, str]
-
-
-class Engine:
-    """Answers in capitals, once `gate` is open; remembers its batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.busy = threading.Event()
-
-    def __call__(self, items: list[str]) -> Sequence[str]:
-        self.batches.append(items)
-        self.busy.set()
-        if not self.gate.wait(30):
-            raise TimeoutError
-        if "poison" in items:
-            raise RuntimeError("poisoned")
-        return [item.upper() for item in items]
-
-
-@contextlib.asynccontextmanager
-async def batching(*engines: Callable[[list[str]], Sequence[str]], **limits: float) -> AsyncIterator[Strings]:
-    batcher = Strings(engines, QueueLimits(**limits))  # type: ignore[arg-type]
-    batcher.start()
-    try:
-        yield batcher
-    finally:
-        await batcher.close()
-
-
-async def run(batcher: Strings, item: str, key: str = "", deadline_s: float | None = None) -> str:
-    deadline = None if deadline_s is None else time.monotonic() + deadline_s
-    with batcher.reserve(1, 1, deadline) as room:
-        return (await room.submit(key, item)).result
-
-
-async def started(engine: Engine) -> None:
-    """Until the engine runs its first batch."""
-    await asyncio.to_thread(engine.busy.wait, 30)
-
-
-async def queued(batcher: Strings, count: int) -> None:
-    while batcher.waiting != count:
-        await asyncio.sleep(0)
+from server.batching import DeadlinePassed, Draining, QueueFull
+from tests.server.batchers import Engine, batching, queued, run, started
 
 
 async def test_free_engine_takes_a_lone_item_at_once() -> None:
@@ -167,16 +119,19 @@ async def test_deadline_passes_while_the_engine_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "cost"),
-    [pytest.param({"max_items": 1}, 1, id="items"), pytest.param({"max_cost": 10}, 10, id="cost")],
+    ("limits", "cost", "reason"),
+    [
+        pytest.param({"max_items": 1}, 1, "items", id="items"),
+        pytest.param({"max_cost": 10}, 10, "memory", id="cost"),
+    ],
 )
-async def test_full_queue_refuses(limits: dict[str, float], cost: int) -> None:
+async def test_full_queue_refuses(limits: dict[str, float], cost: int, reason: str) -> None:
     engine = Engine()
     async with batching(engine, **limits) as batcher:
         with batcher.reserve(1, 1), pytest.raises(QueueFull) as caught:
             batcher.reserve(1, cost)
         assert caught.value.retry_after_s >= 1
-        assert batcher.stats.refused == 1
+        assert batcher.stats.refused[reason] == 1
         batcher.reserve(1, cost)
 
 
@@ -253,3 +208,23 @@ async def test_close_leaves_nobody_waiting() -> None:
         results = await asyncio.gather(running, waiting, return_exceptions=True)
         engine.gate.set()
     assert [type(result) for result in results] == [Draining, Draining]
+
+
+async def test_close_leaves_nobody_waiting_while_a_failed_batch_is_tried_again() -> None:
+    engine = Engine()
+    engine.gate.clear()
+    async with batching(engine) as batcher:
+        first = asyncio.create_task(run(batcher, "first"))
+        await started(engine)
+        tasks = [asyncio.create_task(run(batcher, item)) for item in ("poison", "a", "b")]
+        await queued(batcher, 3)
+        engine.gate.set()
+        await first
+        while len(engine.batches) < 2:
+            await asyncio.sleep(0)
+        engine.gate.clear()
+        await asyncio.sleep(0.05)
+        await batcher.close()
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        engine.gate.set()
+    assert all(isinstance(result, Draining | RuntimeError) for result in results)

@@ -135,8 +135,8 @@ def test_a_length_that_lies(server: ServerProcess) -> None:
         pytest.param(
             b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", id="two lengths"
         ),
-        pytest.param(b"GET /health/live HTTP/1.1\r\nHost: a\r\nX: " + b"y" * MIB + b"\r\n\r\n", id="long header"),
-        pytest.param(b"GET /" + b"y" * MIB + b" HTTP/1.1\r\nHost: a\r\n\r\n", id="long path"),
+        pytest.param(b"GET /health/live HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 4 * MIB + b"\r\n\r\n", id="long header"),
+        pytest.param(b"GET /" + b"y" * 4 * MIB + b" HTTP/1.1\r\nHost: a\r\n\r\n", id="long path"),
     ],
 )
 def test_no_http(server: ServerProcess, sent: bytes) -> None:

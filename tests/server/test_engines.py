@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.contract.errors import BundleError, EngineFailed, EngineUnavailable
+from server.contract.errors import BundleError, EngineFailed, EngineLost, EngineUnavailable
 from server.engines import EngineName, create_engine, onnxruntime_
 from server.engines.base import Detections
 from server.engines.fake import FakeEngine
@@ -42,6 +42,23 @@ def test_onnxruntime_failure_is_typed_and_short(bundle: Bundle) -> None:
     with pytest.raises(EngineFailed, match="batch of 1") as caught:
         engine.infer(np.zeros((1, 32, 32, 4), np.uint8), np.zeros((1, 4), np.float32))
     assert "\n" not in str(caught.value)
+
+
+def test_onnxruntime_on_a_lost_gpu_says_so_and_is_not_asked_again(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = OnnxRuntimeEngine(bundle, threads=1)
+    inputs = (np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 4), np.float32))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=h")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("onnxruntime.InferenceSession.run", fail)
+        with pytest.raises(EngineLost, match=r"illegal memory access.*started anew"):
+            engine.infer(*inputs)
+    with pytest.raises(EngineLost):
+        engine.infer(*inputs)
 
 
 def test_file_that_is_no_model(tmp_path: Path) -> None:

@@ -12,12 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
 from server.__main__ import main
-from tests.server.running import ServerProcess, png, server_process, write_bundle
+from tests.server.running import PNG_HEADERS, ServerProcess, as_png, noise, png, server_process, write_bundle
 
 PICTURE = png()
+
+
+NO_DISK = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
+"""Runs a program that can write nothing into any file, as on a full disk."""
 
 
 def in_flight(count: int) -> str:
@@ -36,6 +41,16 @@ def test_accepted_requests_are_answered_after_sigterm() -> None:
         assert [answer.result().status_code for answer in answers] == [200] * 6
         assert refused.status_code == 503
         assert refused.headers["Connection"] == "close"
+        assert server.process.wait(30) == 0
+
+
+def test_a_full_disk_stops_nothing() -> None:
+    large = as_png(noise(0, (1500, 2000)))  # more than is kept in memory by libraries that spool to files
+    with server_process(prefix=NO_DISK) as server:
+        for content in ({"content": large, "headers": PNG_HEADERS}, {"files": [("image", large)] * 8}):
+            assert httpx2.post(f"{server.url}/predict", **content, timeout=60).status_code == 200
+        assert server.get("/metrics").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
 
 
@@ -65,10 +80,12 @@ def test_work_of_a_client_that_left_never_reaches_the_engine() -> None:
         address = urlsplit(server.url)
         with socket.create_connection((address.hostname, address.port)) as leaving:
             leaving.sendall(head.encode() + PICTURE)
-            server.wait_until("/metrics", "maskline_queue_depth 1.0")
+            server.wait_until("/metrics", 'maskline_queue_depth{model="fake",version="1"} 1.0')
         assert first.result().status_code == 200
         server.wait_until("/metrics", in_flight(0))
-        server.wait_until("/metrics", 'maskline_requests_total{outcome="client_gone"} 1.0')
+        server.wait_until(
+            "/metrics", 'maskline_requests_total{method="POST",outcome="client_gone",route="/predict",status="499"} 1.0'
+        )
         assert server.predict(PICTURE).status_code == 200
         server.wait_until("/metrics", 'maskline_batches_total{model="fake",version="1"} 3.0')
         server.wait_until("/metrics", 'maskline_dropped_total{model="fake",reason="cancelled",version="1"} 1.0')

@@ -194,6 +194,14 @@ def test_a_failure_ends_one_batch(engine: TensorRtEngine, tensorrt: fake_tensorr
     assert len(engine.infer(*batch(0, 1, CANVASES[0])).detections) == 1
 
 
+def test_a_profile_that_cannot_be_chosen(engine: TensorRtEngine, tensorrt: fake_tensorrt.TensorRt) -> None:
+    tensorrt.refuses_profiles = True
+    with pytest.raises(EngineFailed, match="cannot prepare a canvas"):
+        engine.infer(*batch(0, 1, CANVASES[0]))
+    tensorrt.refuses_profiles = False
+    assert len(engine.infer(*batch(0, 1, CANVASES[0])).detections) == 1
+
+
 # A lost device
 
 

@@ -148,6 +148,15 @@ def test_auto_passes_over_a_plan_and_says_why(
     assert "cudaErrorNoDevice" in line
 
 
+def test_auto_says_why_nothing_runs(
+    plan_bundle: Bundle, tensorrt: fake_tensorrt.TensorRt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorrt.cuda.failures["cudaGetDeviceCount"] = fake_cuda.cudaError_t.cudaErrorNoDevice
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineUnavailable, match=r"cudaErrorNoDevice.* ONNX Runtime cannot run it instead: .*not inst"):
+        create_engine("auto", plan_bundle)
+
+
 @pytest.mark.usefixtures("cuda")
 def test_auto_is_silent_without_a_plan(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bundle = load_bundle(write_bundle(tmp_path / "tiny", tiny_onnx()))
