@@ -69,8 +69,10 @@ class PictureFile:
         self.pixels = w * h
 
     def decode(self) -> DecodedPicture:
-        """The first frame. Raises `UndecodablePicture`."""
-        with _as_undecodable(self._image), self._image as image:
+        """The first frame; to be called once. Raises `UndecodablePicture`."""
+        image = self._image
+        del self._image  # or its pixels would live as long as this
+        with _as_undecodable(image), image:
             image.load()
             return DecodedPicture(image)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import sys
 
 from server.contract import card
 from server.decode import Limits, Picture, PictureFile
@@ -12,6 +14,9 @@ from server.preprocess import Canvas, prepare
 
 KEPT_BYTES = 13
 """Of each pixel of a picture that is to be drawn on: itself, the painted copy, Pillow's, and the PNG of it."""
+
+LARGE = 64 << 20
+"""Bytes; from here on, what decoding took is given back to the system at once."""
 
 ReadPicture = tuple[Picture | None, Canvas]
 """The decoded picture where it is to be kept, and its canvas."""
@@ -47,9 +52,21 @@ class PictureReader:
         header = PictureFile(file, limits)
         room = room or self._memory.take(header.decode_bytes + keep_picture * KEPT_BYTES * header.pixels)
         with room:
-            decoded = header.decode()
-            canvas = prepare(decoded, rule)
-            whole = decoded.whole() if keep_picture else None
+            whole, canvas = _decoded(header, rule, keep_picture)
+            if header.decode_bytes >= LARGE:
+                _return_freed_memory()
             if whole is not None:
                 room.keep_while(whole)
         return whole, canvas
+
+
+def _decoded(header: PictureFile, rule: card.Input, keep_picture: bool) -> ReadPicture:
+    decoded = header.decode()
+    return decoded.whole() if keep_picture else None, prepare(decoded, rule)
+
+
+def _return_freed_memory() -> None:
+    """glibc keeps it for the thread that freed it, so that each thread may keep a large picture's."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -185,8 +185,9 @@ def test_100_megapixels_beside_others_take_less_than_512_mib() -> None:
         server.predict(small)
         status = Path(f"/proc/{server.process.pid}/status")
         before = _kib(status, "VmRSS")
-        replies = list(threads.map(server.predict, (large, small, large, small)))
-        assert [reply.status_code for reply in replies] == [200] * 4
+        for _ in range(2):  # what the first took must be there for the second
+            replies = list(threads.map(server.predict, (large, small, large, small)))
+            assert [reply.status_code for reply in replies] == [200] * 4
         assert (_kib(status, "VmHWM") - before) / 1024 < 512
 
 
