@@ -71,7 +71,7 @@ async def test_what_would_miss_its_deadline_is_refused_at_once() -> None:
             with pytest.raises(QueueFull, match="deadline is sooner") as caught:
                 batcher.reserve(1, 1, time.monotonic() + 0.5)
         assert 1 <= caught.value.retry_after_s <= 3
-        assert batcher.stats.refused == 1
+        assert batcher.stats.refused["deadline"] == 1
 
 
 async def test_an_idle_engine_takes_even_what_may_be_late() -> None:

@@ -161,7 +161,7 @@ async def test_every_request_gets_its_own_answer_once(tmp_path: Path) -> None:
         assert [reply.status_code for reply in reloads] == [200] * 3
         assert outcomes == {"answered": 270, "bad picture": 20, "left": 10}
         server.wait_until("/metrics", "maskline_requests_in_flight 0.0")
-        server.wait_until("/metrics", "maskline_queue_depth 0.0")
+        server.wait_until("/metrics", 'maskline_queue_depth{model="a",version="1"} 0.0')
 
 
 async def exchange(client: httpx2.AsyncClient, number: int) -> str:
