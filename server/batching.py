@@ -180,7 +180,7 @@ class Batcher(Generic[Key, Item, Result]):
 
     async def drain(self) -> None:
         """Refuses new work and waits until all admitted work is done."""
-        self._refusal = Draining("The model is being unloaded.")
+        self._refusal = self._refusal or Draining("The model is being unloaded.")
         await self._admission.idle.wait()
 
     async def close(self) -> None:

@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 
 import httpx2
 import orjson
+import pytest
 
 from server.engines.fake import FAKE_CARD, FakeEngine
 from server.models import Models
 from server.pipeline import Pipeline
+from server.preprocess import Limits, Picture, decode_image
 from tests.server.faulty_engine import Faults
 from tests.server.running import PNG_HEADERS, png, server_process, server_with, settings, write_bundle
 
@@ -70,6 +72,23 @@ async def test_five_times_too_many_requests() -> None:
         assert all(int(reply.headers["Retry-After"]) >= 1 for reply, _ in refused)
         assert statistics.median(seconds for _, seconds in refused) < 0.2
         assert (await predict(client)).status_code == 200
+
+
+async def test_pictures_that_wait_to_be_decoded_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(data: bytes, limits: Limits) -> Picture:
+        time.sleep(0.1)
+        return decode_image(data, limits)
+
+    monkeypatch.setattr("server.pipeline.decode_image", slowly)
+    async with serving(Faults(), max_queue_wait_s=0.5, picture_threads=1) as client:
+        await predict(client)
+        tasks = []
+        for _ in range(15):
+            tasks.append(asyncio.create_task(predict(client)))
+            await asyncio.sleep(0.005)
+        statuses = Counter(reply.status_code for reply in await asyncio.gather(*tasks))
+    assert statuses.keys() == {200, 429}
+    assert 3 <= statuses[200] <= 10
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_before_the_body_is_read() -> None:

@@ -18,6 +18,7 @@ from server.engines.base import Canvases, Detections, Float32
 from server.engines.fake import FakeEngine
 from server.supervision import RestartPolicy
 from tests.server.running import PNG_HEADERS, png, running, settings, write_bundle
+from tests.server.tiny_onnx import tiny_onnx
 
 PICTURE = png()
 ADMIN = {"Authorization": "Bearer secret"}
@@ -136,6 +137,21 @@ async def test_an_engine_is_not_made_anew_from_another_bundle(tmp_path: Path, en
         assert (await admin(client, "load")).status_code == 200
         assert (await client.get("/health/live")).status_code == 200
         assert (await predict(client)).json()["model"]["version"] == "2"
+
+
+async def test_a_real_engine_is_made_anew_from_its_bundle(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "tiny", tiny_onnx(), name="a")
+    app = create_app(settings(engine="onnxruntime", models=(str(bundle),), threads=1))
+    async with running(app) as client:
+        before = (await predict(client)).json()["images"]
+        (model,) = app.state.models
+        broken = model.engine
+        broken.close()
+        for _ in range(3):
+            assert (await predict(client)).json()["detail"] == "The engine is closed."
+        reply = await predict(client)
+        assert (reply.status_code, reply.json()["images"]) == (200, before)
+        assert model.engine is not broken
 
 
 async def test_a_model_that_is_unloaded_while_it_restarts(tmp_path: Path, engine: type[Engine]) -> None:
