@@ -81,15 +81,16 @@ async def test_an_idle_engine_takes_even_what_may_be_late() -> None:
 
 
 async def test_the_rest_of_the_running_batch_and_the_queue_count() -> None:
-    async with batching(sleeping(0.2), max_batch_size=1) as batcher:
+    async with batching(sleeping(0.5), max_batch_size=1) as batcher:
         await run(batcher, "learn")
         tasks = [asyncio.create_task(run(batcher, "running"))]
-        await asyncio.sleep(0.1)
-        assert 0 < batcher.predicted_wait_s() < 0.2
+        await asyncio.sleep(0.05)
+        assert 0 < batcher.predicted_wait_s() < 0.5
         tasks += [asyncio.create_task(run(batcher, "waiting")) for _ in range(3)]
         await queued(batcher, 3)
-        assert 0.6 < batcher.predicted_wait_s() < 0.8
-        await asyncio.gather(*tasks)
+        assert 1.5 < batcher.predicted_wait_s() < 2
+        await batcher.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
         assert batcher.predicted_wait_s() == 0
 
 

@@ -121,7 +121,7 @@ async def test_a_deadline_that_passes_in_the_queue_costs_no_inference() -> None:
 
 async def test_low_priority_yields() -> None:
     done: list[str] = []
-    async with serving(Faults(seconds_per_batch=0.15), max_batch_size=1) as client:
+    async with serving(Faults(seconds_per_batch=0.3), max_batch_size=1) as client:
 
         async def send(priority: str) -> None:
             assert (await predict(client, f"?priority={priority}")).status_code == 200
@@ -129,7 +129,8 @@ async def test_low_priority_yields() -> None:
 
         await predict(client)  # the first picture of a process decodes slowly
         tasks = [asyncio.create_task(send("low")) for _ in range(3)]
-        await asyncio.sleep(0.05)
+        while "maskline_queue_depth 2.0" not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0.005)
         tasks += [asyncio.create_task(send("normal")) for _ in range(3)]
         await asyncio.gather(*tasks)
         assert (await predict(client, "?priority=high")).status_code == 400
