@@ -56,7 +56,7 @@ class Reply:
         length = int(re.search(r"content-length: (\d+)", self.head, re.IGNORECASE)[1])  # type: ignore[index]
         while len(body) < length:
             body += connection.recv(1 << 16)
-        self.json = json.loads(body)
+        self.json = json.loads(body[:length])
         self.closes = "connection: close" in self.head.lower()
 
 

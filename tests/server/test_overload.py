@@ -129,7 +129,7 @@ async def test_low_priority_yields() -> None:
 
         await predict(client)  # the first picture of a process decodes slowly
         tasks = [asyncio.create_task(send("low")) for _ in range(3)]
-        while "maskline_queue_depth 2.0" not in (await client.get("/metrics")).text:
+        while 'maskline_queue_depth{model="fake",version="1"} 2.0' not in (await client.get("/metrics")).text:
             await asyncio.sleep(0.005)
         tasks += [asyncio.create_task(send("normal")) for _ in range(3)]
         await asyncio.gather(*tasks)
