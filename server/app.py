@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from server import errors
 from server.contract.errors import BadParameter, Draining, NotReady
@@ -47,6 +48,8 @@ def create_app(settings: Settings | None = None, models: Models | None = None) -
     app.state.metrics = metrics
     app.state.lifecycle = lifecycle
     errors.install(app)
+    # In front of FastAPI's own route, which is for the schema: that one looks for parameters that are not there.
+    app.router.routes.append(Route("/predict", predict, methods=["POST"]))
     app.include_router(router)
     app.add_middleware(GZipMiddleware, compresslevel=1)
     app.add_middleware(
