@@ -1,7 +1,7 @@
 """LitServe with batches of up to 8, one worker, its fast queue, and the picture as a multipart file.
 
-LitServe reads forms and JSON, no raw bodies; base64 in JSON costs it more than the form. It looks at the annotation of
-`decode_request` as it stands, so annotations are not postponed here.
+LitServe reads forms and JSON, no raw bodies; a form needs no base64. It looks at the annotation of `decode_request` as
+it stands, so annotations are not postponed here.
 """
 
 import sys
