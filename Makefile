@@ -1,13 +1,14 @@
 # Every target makes what it needs; see README.md. Variables: PORT, MODELS, PYTHON, RUNTIME (cpu or gpu),
-# TENSORRT_INCLUDE_DIR and CUDA_ARCHITECTURES (for plugins).
+# MINUTES (for soak), TENSORRT_INCLUDE_DIR and CUDA_ARCHITECTURES (for plugins).
 PYTHON  ?= python3
 RUNTIME ?= cpu
+MINUTES ?= 30
 VENV    := .venv
 PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SERVER  := client,server,$(RUNTIME)
 ALL     := $(SERVER),export,dev
 
-.PHONY: help install serve test lint format test-browser fuzz plugins docs clean
+.PHONY: help install serve test lint format test-browser bench soak fuzz plugins docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +35,13 @@ lint: install  ## ruff, mypy, and who may import whom
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+bench: install  ## the benchmarks that need no GPU, into benchmarks/results (minutes; a quiet machine)
+	@mkdir -p benchmarks/results
+	$(VENV)/bin/python benchmarks/serving.py --json benchmarks/results/serving.json --plot benchmarks/results/serving.png
+
+soak: install  ## a server under mixed load, reloads, overload and SIGTERM, for MINUTES=30
+	$(VENV)/bin/python -m benchmarks.soak --minutes $(MINUTES) --output benchmarks/results/soak
 
 format: install  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from server import process
+
 if TYPE_CHECKING:
     from server.models import Models
     from server.settings import Settings
@@ -22,6 +24,7 @@ OK, PORT_TAKEN, BAD_USAGE = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    process.prepare()
     settings = _settings(_parser().parse_args(argv))
     if settings is None:
         return BAD_USAGE

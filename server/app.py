@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from server import errors, tracing
 from server.body_budget import BodyBudget
@@ -71,6 +72,8 @@ def create_app(
     app.state.lifecycle = lifecycle
     app.state.tracing = traces or tracing.from_environment()
     errors.install(app)
+    # In front of FastAPI's own route, which is for the schema: that one looks for parameters that are not there.
+    app.router.routes.append(Route("/predict", predict, methods=["POST"]))
     app.include_router(router)
     app.add_middleware(Compression, compresslevel=1)
     app.add_middleware(
