@@ -98,6 +98,12 @@ class DecodedPicture:
             stored = _cropped(self._image, self._stored_box(start, stop))
             return np.ascontiguousarray(_upright(self._to_rgb(stored), self._orientation))
 
+    @property
+    def pillow(self) -> Image.Image | None:
+        """The picture as Pillow has it, where that is upright RGB already: reading its rows would copy them."""
+        plain = self._image.mode == "RGB" and self._orientation == 1 and not self._image.has_transparency_data
+        return self._image if plain else None
+
     def whole(self) -> Picture:
         picture = np.empty(self.shape, np.uint8)
         for strip in strips(self.shape):

@@ -97,17 +97,19 @@ def resize_image(picture: Picture | DecodedPicture, size_hw: tuple[int, int], in
 def _antialiased(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> Picture:
     """Pillow resizes along x, rounds, and resizes along y; so it may be given the rows in parts for the first."""
     h, w = size_hw
+    if isinstance(picture, DecodedPicture) and picture.pillow is not None:
+        return _pillow_resize(picture.pillow, (h, w))
     parts = list(strips(picture.shape))
     if len(parts) == 1:
-        return _pillow_resize(picture[:], (h, w))
+        return _pillow_resize(Image.fromarray(picture[:]), (h, w))
     across = np.empty((picture.shape[0], w, 3), np.uint8)
     for rows in parts:
-        across[rows] = _pillow_resize(picture[rows], (rows.stop - rows.start, w))
-    return _pillow_resize(across, (h, w))
+        across[rows] = _pillow_resize(Image.fromarray(picture[rows]), (rows.stop - rows.start, w))
+    return _pillow_resize(Image.fromarray(across), (h, w))
 
 
-def _pillow_resize(picture: Picture, size_hw: tuple[int, int]) -> Picture:
-    return np.asarray(Image.fromarray(picture).resize(size_hw[::-1], Image.Resampling.BILINEAR))
+def _pillow_resize(image: Image.Image, size_hw: tuple[int, int]) -> Picture:
+    return np.asarray(image.resize(size_hw[::-1], Image.Resampling.BILINEAR))
 
 
 def _zero_border(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:

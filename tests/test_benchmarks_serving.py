@@ -17,7 +17,7 @@ import pytest
 from benchmarks import serving
 from benchmarks.overhead import load, network, processes
 from benchmarks.overhead.contestants import BASELINE, OURS, Contestant, contestants, disagreement
-from server.engines.fake import FakeEngine
+from server.decode import decode_image
 from server.pipeline import Pipeline
 from tests.server.running import png, server_process, write_bundle
 from tests.server.tiny_onnx import tiny_onnx
@@ -169,7 +169,7 @@ def test_the_picture_is_of_100_kb_and_never_another() -> None:
     picture = network.jpeg(1)
     assert 85_000 < len(picture) < 115_000
     assert picture == network.jpeg(1) != network.jpeg(2)
-    assert Pipeline(FakeEngine()).decode(picture).shape == (300, 400, 3)
+    assert decode_image(picture).shape == (300, 400, 3)
 
 
 def test_peers_are_started_as_modules_that_exist() -> None:
@@ -198,7 +198,7 @@ def test_peers_do_the_same_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pictures = [network.jpeg(seed) for seed in range(2)]
     canvases = [work.read(picture) for picture in pictures]
     for picture, canvas, answer in zip(pictures, canvases, work.answers(canvases), strict=True):
-        ours = pipeline.prepare(pipeline.decode(picture))
+        ours = pipeline.prepare(decode_image(picture))
         assert (canvas.window_xyxy, canvas.size_hw) == (ours.window_xyxy, ours.size_hw)
         assert (canvas.image == ours.image).all()
         expected = json.loads(orjson.dumps(pipeline.predict(picture)))["detections"]
