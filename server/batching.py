@@ -168,14 +168,10 @@ class Batcher(Generic[Key, Item, Result]):
         An idle batcher whose runner is up admits anything. Raises `QueueFull`, `NotRunning`, `Down` or `Draining`.
         """
         self._check_open()
-        forecast = self._forecast(items, priority, lead_s)
-        until_deadline_s = math.inf if deadline is None else deadline - time.monotonic()
-        try:
-            self._admission.check_room(items, cost, forecast)
-            self._admission.check_time(until_deadline_s, forecast)
-        except QueueFull as error:
-            self.stats.refused[error.kind] += 1
-            raise
+        delay_s = min(runner.delay_s for runner in self._runners)
+        if self._admission.items or delay_s:
+            until_deadline_s = math.inf if deadline is None else deadline - time.monotonic()
+            self._check_admission(items, cost, until_deadline_s, self._forecast(items, priority, lead_s, delay_s))
         return Reservation(self, items, cost, deadline, priority)
 
     async def drain(self) -> None:
@@ -191,8 +187,15 @@ class Batcher(Generic[Key, Item, Result]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._give_up(Draining("The server stopped."))
 
-    def _forecast(self, items: int, priority: Priority, lead_s: float) -> Forecast:
-        delay_s = min(runner.delay_s for runner in self._runners)
+    def _check_admission(self, items: int, cost: int, until_deadline_s: float, forecast: Forecast) -> None:
+        try:
+            self._admission.check_room(items, cost, forecast)
+            self._admission.check_time(until_deadline_s, forecast)
+        except QueueFull as error:
+            self.stats.refused[error.kind] += 1
+            raise
+
+    def _forecast(self, items: int, priority: Priority, lead_s: float, delay_s: float) -> Forecast:
         wait_s = max(lead_s, delay_s + self.predicted_wait_s(priority))
         return Forecast(delay_s, wait_s, self._latency.any_work_s(items, self.limits.max_batch_size))
 

@@ -105,6 +105,14 @@ class Models:
             ModelNotFound: no such name or version.
             NotReady: it is warming up.
         """
+        model = self._meant(name, version)
+        if not model.ready:
+            raise NotReady(model.reason or f"The model {model.card.name!r} is warming up.")
+        return model
+
+    def _meant(self, name: str | None, version: str | None) -> Model:
+        if name is None and version is None and len(self._models) == 1:
+            return next(iter(self))
         names = sorted({model.card.name for model in self})
         if name is None:
             name = names[0] if len(names) == 1 else DEFAULT_NAME
@@ -113,10 +121,7 @@ class Models:
         versions = [model for model in self if model.card.name == name]
         if not versions:
             raise ModelNotFound(f"There is no model {name!r}. Loaded: {', '.join(names) or 'none'}.")
-        model = self._version(versions, version)
-        if not model.ready:
-            raise NotReady(model.reason or f"The model {name!r} is warming up.")
-        return model
+        return self._version(versions, version)
 
     def versions_of(self, name: str) -> list[Model]:
         """Loaded versions, newest first. Raises `ModelNotFound`."""

@@ -191,16 +191,23 @@ class BatchingPipeline:
         started = time.monotonic()
         progress = Progress() if progress is None else progress
         self.pipeline.check(options)
-        several = len(files) > 1
         with _contract_errors(), self._reserve(len(files), self._cost(files), options, deadline) as room:
-            async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(
-                        self._predict_one(room, file, options, i if several else None, keep_pictures, progress)
-                    )
-                    for i, file in enumerate(files)
-                ]
-        return _joined([task.result() for task in tasks], progress, time.monotonic() - started)
+            async with asyncio.timeout_at(deadline):
+                if len(files) == 1:  # without a task of its own, which costs more than it brings
+                    answers = [await self._predict_one(room, files[0], options, None, keep_pictures, progress)]
+                else:
+                    answers = await self._predict_each(room, files, options, keep_pictures, progress)
+        return _joined(answers, progress, time.monotonic() - started)
+
+    async def _predict_each(
+        self, room: _Room, files: Sequence[bytes], options: PredictOptions, keep_pictures: bool, progress: Progress
+    ) -> list[_PictureAnswer]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._predict_one(room, file, options, i, keep_pictures, progress))
+                for i, file in enumerate(files)
+            ]
+        return [task.result() for task in tasks]
 
     async def _predict_one(
         self,
@@ -212,9 +219,8 @@ class BatchingPipeline:
         progress: Progress,
     ) -> _PictureAnswer:
         try:
-            (kept, canvas), decode_s = await self._reader.read(
-                file, self._limits, self.pipeline.card.input, keep_picture
-            )
+            rule = self.pipeline.card.input
+            (kept, canvas), decode_s = await self._reader.read(file, self._limits, rule, keep_picture)
         except errors.PictureError as error:
             raise error if index is None else errors.BadPictureInBatch(index, error) from error
         progress.passed("decode", decode_s)
@@ -247,9 +253,8 @@ class BatchingPipeline:
         """Of the largest usual canvas; pictures can be larger only where the resize rule sets no upper limit."""
         settings = self.pipeline.card.input
         if settings.canvases == "exact":
-            pixels = (settings.resize.min_size + settings.size_divisor) * (
-                settings.resize.max_size + settings.size_divisor
-            )
+            rule, divisor = settings.resize, settings.size_divisor
+            pixels = (rule.min_size + divisor) * (rule.max_size + divisor)
         else:
             pixels = max(h * w for h, w in settings.canvases)
         return pixels * 3 * np.dtype(settings.dtype).itemsize

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import orjson
@@ -138,4 +137,4 @@ async def png_answer(answer: Answer) -> Response:
 
 
 def _rounded(timings: Timings) -> Timings:
-    return Timings(**{stage: round(ms, 3) for stage, ms in asdict(timings).items()})
+    return Timings(*(round(getattr(timings, stage), 3) for stage in Timings.__match_args__))
