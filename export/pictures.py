@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from server.contract.errors import PictureError
-from server.decode import Picture, decode_image
+from server.pictures.decode import Picture, decode_image
 
 MOST = 20
 """Pictures that are taken of a folder, evenly spread over its sorted names."""

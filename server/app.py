@@ -26,9 +26,9 @@ from server.lifecycle import Lifecycle
 from server.metrics import Metrics
 from server.models import Model, Models, default_folder
 from server.pages import page_response
+from server.pictures.remote import RemotePictures
 from server.protocols import native
 from server.record import Record
-from server.remote_pictures import RemotePictures
 from server.settings import MIB, Settings
 from server.tracing import Tracing
 from server.watch import BundleWatch

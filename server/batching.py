@@ -21,10 +21,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from server.admission import REFUSALS, Admission, BatchingError, Forecast, NotRunning, QueueFull, QueueLimits
-from server.latency import LatencyModel, rest_s
-from server.queueing import Entry, KeyedQueue, Priority
-from server.runner import Down, Runner, Unanswered
+from server.scheduling.admission import REFUSALS, Admission, BatchingError, Forecast, NotRunning, QueueFull, QueueLimits
+from server.scheduling.latency import LatencyModel, rest_s
+from server.scheduling.queue import Entry, KeyedQueue, Priority
+from server.scheduling.runner import Down, Runner, Unanswered
 
 __all__ = [
     "Batcher",

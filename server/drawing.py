@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from server.contract import rle
 from server.contract.wire import Detection, ImageResult, RleMask
-from server.decode import Picture
+from server.pictures.decode import Picture
 
 Colour = tuple[int, int, int]
 

@@ -10,15 +10,15 @@ from server.batching import QueueLimits
 from server.contract.card import ModelCard
 from server.contract.errors import BundleError
 from server.contract.wire import ModelRef
-from server.decode import Limits
 from server.engines import create_engine
 from server.engines.base import Engine
 from server.engines.fake import FAKE_CARD, FakeEngine
-from server.picture_reader import PictureReader
+from server.pictures.decode import Limits
+from server.pictures.reader import PictureReader
 from server.pipeline import BatchingPipeline
 from server.repository import Bundle, load_bundle
+from server.scheduling.supervision import RestartPolicy, State
 from server.settings import MIB, Settings
-from server.supervision import RestartPolicy, State
 
 EngineMaker = Callable[[], Engine]
 

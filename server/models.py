@@ -10,12 +10,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from server.contract.errors import BadParameter, BundleError, ModelNotFound, NotReady
-from server.decode_budget import DecodeBudget
 from server.engines.base import Engine
 from server.engines.onnxruntime_ import usable_cpus
 from server.model import EngineMaker, Model, ModelMaker
-from server.picture_reader import PictureReader
-from server.picture_threads import PictureThreads
+from server.pictures.budget import DecodeBudget
+from server.pictures.reader import PictureReader
+from server.pictures.threads import PictureThreads
 from server.repository import Bundle, find_bundles, load_bundle
 from server.settings import MIB, Settings
 

@@ -21,16 +21,16 @@ from server import batching
 from server.contract import errors
 from server.contract.card import ModelCard
 from server.contract.wire import ImageResult, PredictOptions, Timings
-from server.decode import DecodedPicture, Limits, Picture, PictureFile
 from server.engines import EngineName, create_engine
 from server.engines.base import Detections, Engine
-from server.picture_reader import PictureReader
+from server.pictures.decode import DecodedPicture, Limits, Picture, PictureFile
+from server.pictures.reader import PictureReader
 from server.postprocess import select, to_image_result
 from server.preprocess import Canvas, prepare
 from server.record import Progress
 from server.repository import load_bundle
-from server.runner import Down, Unanswered
-from server.supervision import RestartPolicy, Supervised
+from server.scheduling.runner import Down, Unanswered
+from server.scheduling.supervision import RestartPolicy, Supervised
 from server.worker import EngineWorker
 
 

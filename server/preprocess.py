@@ -17,7 +17,7 @@ from PIL import Image
 
 from server.contract import card
 from server.contract.errors import BundleError
-from server.decode import DecodedPicture, Picture, strips
+from server.pictures.decode import DecodedPicture, Picture, strips
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 

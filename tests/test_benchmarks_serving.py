@@ -17,7 +17,7 @@ import pytest
 from benchmarks import serving
 from benchmarks.overhead import load, network, processes
 from benchmarks.overhead.contestants import BASELINE, OURS, Contestant, contestants, disagreement
-from server.decode import decode_image
+from server.pictures.decode import decode_image
 from server.pipeline import Pipeline
 from tests.server.running import png, server_process, write_bundle
 from tests.server.tiny_onnx import tiny_onnx

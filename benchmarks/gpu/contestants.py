@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from export.weights import Imported
-    from server.decode import Picture
+    from server.pictures.decode import Picture
     from server.pipeline import Pipeline
 
 MASK_THRESHOLD = 0.5

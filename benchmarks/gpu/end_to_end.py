@@ -29,7 +29,7 @@ from benchmarks.gpu.kernel_library import BenchmarkError
 
 if TYPE_CHECKING:
     from export.weights import Imported
-    from server.decode import Picture
+    from server.pictures.decode import Picture
     from server.pipeline import Pipeline
 
 BATCHES = (1, 8)

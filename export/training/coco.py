@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 from export.training.dataset import DatasetError, Picture, Rle
 from server.contract import rle
 from server.contract.errors import PictureError
-from server.decode import decode_image
+from server.pictures.decode import decode_image
 
 Record = dict[str, Any]
 

@@ -6,8 +6,8 @@ import asyncio
 
 from server.contract.errors import BadParameter, BadPictureInBatch, BodyTooLarge, PictureError
 from server.contract.wire import PredictBody
+from server.pictures.remote import RemotePictures, is_address
 from server.protocols.body import too_many_pictures
-from server.remote_pictures import RemotePictures, is_address
 from server.settings import MIB, Settings
 
 MANY_FIELDS = 100

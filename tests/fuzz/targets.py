@@ -12,9 +12,9 @@ from starlette.datastructures import QueryParams
 from server.contract import rle
 from server.contract.errors import PictureError, RequestError
 from server.contract.wire import PredictBody
-from server.decode import Limits, PictureFile
-from server.decode_budget import DecodeBudget
 from server.engines.fake import FAKE_CARD
+from server.pictures.budget import DecodeBudget
+from server.pictures.decode import Limits, PictureFile
 from server.postprocess import select
 from server.preprocess import prepare
 from server.protocols.body import multipart_pictures

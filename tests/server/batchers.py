@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from server.batching import Batcher, Priority, QueueLimits
-from server.runner import Down
+from server.scheduling.runner import Down
 
 Strings = Batcher[str, str, str]
 

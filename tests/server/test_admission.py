@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from server.batching import DeadlinePassed, NotRunning, Priority, QueueFull
-from server.runner import Down, Unanswered
+from server.scheduling.runner import Down, Unanswered
 from tests.server.batchers import Engine, Threaded, batching, queued, run, sleeping, started
 
 # Priority

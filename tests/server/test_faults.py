@@ -20,7 +20,7 @@ from server.contract.errors import EngineFailed, EngineLost
 from server.engines.base import Canvases, Detections
 from server.engines.fake import FakeEngine
 from server.models import Models
-from server.supervision import RestartPolicy
+from server.scheduling.supervision import RestartPolicy
 from tests.server.faulty_engine import Faults, raising
 from tests.server.running import PNG_HEADERS, png, running, server_with, settings, write_bundle
 

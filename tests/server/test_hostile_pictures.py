@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from server.contract.errors import PictureTooLarge, UndecodablePicture
-from server.decode import PictureFile, decode_image
-from server.decode_budget import DecodeBudget, NoRoom
 from server.engines.fake import FAKE_CARD
+from server.pictures.budget import DecodeBudget, NoRoom
+from server.pictures.decode import PictureFile, decode_image
 from server.preprocess import prepare, resize_image
 from tests.server.odd_files import encoded, everything_odd, large_png, many_pieces, many_scans, noise
 from tests.server.running import PNG_HEADERS, fake_server, server_process

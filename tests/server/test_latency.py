@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from server.latency import MOST_KEYS, LatencyModel, rest_s
+from server.scheduling.latency import MOST_KEYS, LatencyModel, rest_s
 
 
 def learned(*batches: tuple[int, float], key: str = "") -> LatencyModel[str]:

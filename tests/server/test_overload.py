@@ -18,9 +18,9 @@ import orjson
 import pytest
 
 from server.contract import card
-from server.decode import DecodedPicture
 from server.engines.fake import FAKE_CARD, FakeEngine
 from server.models import Models
+from server.pictures.decode import DecodedPicture
 from server.pipeline import Pipeline
 from server.preprocess import Canvas, prepare
 from tests.server.faulty_engine import Faults
@@ -81,7 +81,7 @@ async def test_pictures_that_wait_to_be_decoded_count(monkeypatch: pytest.Monkey
         time.sleep(0.1)
         return prepare(picture, rule)
 
-    monkeypatch.setattr("server.picture_reader.prepare", slowly)
+    monkeypatch.setattr("server.pictures.reader.prepare", slowly)
     async with serving(Faults(), max_queue_wait_s=0.5, picture_threads=1) as client:
         await predict(client)
         tasks = []

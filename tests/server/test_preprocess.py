@@ -18,7 +18,7 @@ from server.contract.errors import (
     UndecodablePicture,
     UnsupportedFormat,
 )
-from server.decode import Limits, decode_image
+from server.pictures.decode import Limits, decode_image
 from server.preprocess import Canvas, canvas_size, place, prepare, resize_image, resized_size
 
 

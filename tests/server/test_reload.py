@@ -16,7 +16,7 @@ from server.contract.card import ModelCard
 from server.contract.errors import EngineFailed
 from server.engines.base import Canvases, Detections, Float32
 from server.engines.fake import FakeEngine
-from server.supervision import RestartPolicy
+from server.scheduling.supervision import RestartPolicy
 from tests.server.running import PNG_HEADERS, png, running, settings, write_bundle
 from tests.server.tiny_onnx import tiny_onnx
 

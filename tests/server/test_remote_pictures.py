@@ -12,7 +12,7 @@ import pytest
 from server.app import create_app
 from server.body_budget import BodyBudget
 from server.contract.errors import PictureError, PictureTooLarge, QueueFull, UndecodablePicture
-from server.remote_pictures import RemotePictures, is_public
+from server.pictures.remote import RemotePictures, is_public
 from tests.server.running import fake_server, png, running, settings
 
 PICTURE = png()

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from server.batching import BatcherStats
-from server.runner import Down, Unanswered
-from server.supervision import RestartPolicy, Supervised
+from server.scheduling.runner import Down, Unanswered
+from server.scheduling.supervision import RestartPolicy, Supervised
 
 POLICY = RestartPolicy(timeout_s=0.3, make_timeout_s=0.3, close_timeout_s=0.3, first_pause_s=0.01, longest_pause_s=0.02)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from PIL import Image
 
 from server.contract.errors import UndecodablePicture
-from server.picture_structure import jpeg_first_scan
+from server.pictures.structure import jpeg_first_scan
 
 USUAL_SCANS: Final = 20
 MAX_SCAN_PIXELS: Final = 500_000_000

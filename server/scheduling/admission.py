@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from server.queueing import Priority
+from server.scheduling.queue import Priority
 
 Refusal = Literal["items", "memory", "wait", "deadline", "engine"]
 """What there is not enough of, or not soon enough."""

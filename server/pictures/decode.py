@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from server import picture_cost, picture_structure
 from server.contract.errors import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedFormat
+from server.pictures import cost, structure
 
 Picture = npt.NDArray[np.uint8]
 
@@ -64,7 +64,7 @@ class PictureFile:
         if w * h > limits.max_pixels:
             raise PictureTooLarge(f"The picture has {w} x {h} pixels; at most {limits.max_pixels} in all are accepted.")
         with _as_undecodable(self._image):
-            self.decode_bytes = picture_cost.decode_bytes(self._image, data)
+            self.decode_bytes = cost.decode_bytes(self._image, data)
         """Most memory that it takes to decode it and to read it in strips."""
         self.pixels = w * h
 
@@ -157,7 +157,7 @@ def _open(data: bytes) -> Image.Image:
     """Reads the header only."""
     if not data:
         raise UndecodablePicture("The picture is empty: 0 bytes.")
-    picture_structure.check(data)
+    structure.check(data)
     Image.init()  # or `formats` may name only Pillow's commonest
     try:
         return Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS)

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
-from server.latency import rest_s
-from server.runner import Down, Unanswered
-from server.worker_thread import Hung, WorkerThread
+from server.scheduling.latency import rest_s
+from server.scheduling.runner import Down, Unanswered
+from server.scheduling.worker_thread import Hung, WorkerThread
 
-logger = logging.getLogger("server.supervision")
+logger = logging.getLogger("server.scheduling.supervision")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,7 +63,7 @@ class RestartPolicy:
 
 
 class Supervised(Generic[Item, Result]):
-    """A `server.runner.Runner`: the worker of the moment, and how it is replaced.
+    """A `server.scheduling.runner.Runner`: the worker of the moment, and how it is replaced.
 
     Args:
         worker: the first one.

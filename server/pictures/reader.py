@@ -7,9 +7,9 @@ import ctypes
 import sys
 
 from server.contract import card
-from server.decode import Limits, Picture, PictureFile
-from server.decode_budget import DecodeBudget, NoRoom, Room
-from server.picture_threads import PictureThreads
+from server.pictures.budget import DecodeBudget, NoRoom, Room
+from server.pictures.decode import Limits, Picture, PictureFile
+from server.pictures.threads import PictureThreads
 from server.preprocess import Canvas, prepare
 
 KEPT_BYTES = 13
