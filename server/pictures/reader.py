@@ -9,7 +9,7 @@ import sys
 from server.contract import card
 from server.pictures.budget import DecodeBudget, NoRoom, Room
 from server.pictures.decode import Limits, Picture, PictureFile
-from server.pictures.threads import PictureThreads
+from server.pictures.threads import Borrowed, PictureThreads
 from server.preprocess import Canvas, prepare
 
 KEPT_BYTES = 13
@@ -30,14 +30,16 @@ class PictureReader:
         self._memory = memory
 
     async def read(
-        self, file: bytes, limits: Limits, rule: card.Input, keep_picture: bool
+        self, file: bytes, limits: Limits, rule: card.Input, keep_picture: bool, borrowed: Borrowed | None = None
     ) -> tuple[ReadPicture, float]:
         """In a thread at once where there is memory for it, else when there is; and the seconds that it took.
+
+        The thread is a borrowed one where there is one and nothing has to be waited for.
 
         Raises `PictureError`.
         """
         try:
-            return await self.threads.read(self._read, file, limits, rule, keep_picture, None)
+            return await self.threads.read(self._read, file, limits, rule, keep_picture, None, borrowed=borrowed)
         except NoRoom as error:
             room = await self._memory.wait_for(error.wanted)
         try:
