@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, TypeVarTuple, cast
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -58,15 +58,16 @@ class TimedThreads:
             started = time.monotonic()
             return function(*arguments), time.monotonic() - started
 
-        if borrowed is not None:
-            return cast("tuple[T, float]", await borrowed(timed))
-        self._calls += 1
-        try:
-            result, seconds = await asyncio.get_running_loop().run_in_executor(self._executor, timed)
-        finally:
-            self._calls -= 1
+        result, seconds = await (borrowed(timed) if borrowed else self._own(timed))
         self._mean_s += (NEWEST_WEIGHT if self._mean_s else 1.0) * (seconds - self._mean_s)
         return result, seconds
+
+    async def _own(self, function: Callable[[], T]) -> T:
+        self._calls += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+        finally:
+            self._calls -= 1
 
     def close(self) -> None:
         self._executor.shutdown(wait=False)
