@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +29,8 @@ from server.postprocess import select, to_image_result
 from server.preprocess import Canvas, prepare
 from server.record import Progress
 from server.repository import load_bundle
-from server.scheduling.runner import Down, Unanswered
 from server.scheduling.supervision import RestartPolicy, Supervised
+from server.translation import contract_errors
 from server.worker import EngineWorker
 
 SMALL_FILE = 256 << 10
@@ -166,7 +165,7 @@ class BatchingPipeline:
         """Raises what `predict` would raise at once, before a body is read: `BadParameter`, `QueueFull`,
         `EngineRestarting`, `EngineLost`, `Draining`."""
         self.pipeline.check(options)
-        with _contract_errors():
+        with contract_errors():
             self._reserve(1, 0, options, deadline)
 
     async def predict(
@@ -195,7 +194,7 @@ class BatchingPipeline:
         started = time.monotonic()
         progress = Progress() if progress is None else progress
         self.pipeline.check(options)
-        with _contract_errors(), self._reserve(len(files), self._cost(files), options, deadline) as room:
+        with contract_errors(), self._reserve(len(files), self._cost(files), options, deadline) as room:
             async with asyncio.timeout_at(deadline):
                 if len(files) == 1:  # without a task of its own, which costs more than it brings
                     answers = [await self._predict_one(room, files[0], options, None, keep_pictures, progress)]
@@ -285,30 +284,3 @@ def _joined(answers: Sequence[_PictureAnswer], progress: Progress, total_s: floa
         Timings(**stages, total=total_s * 1e3),
         max(answer.batch_size for answer in answers),
     )
-
-
-@contextmanager
-def _contract_errors() -> Iterator[None]:
-    """The batcher's errors, and the first of those that a request's pictures raised, as the contract names them."""
-    try:
-        try:
-            yield
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
-    except batching.NotRunning as error:
-        raise errors.EngineRestarting(str(error), error.retry_after_s) from error
-    except batching.QueueFull as error:
-        raise errors.QueueFull(str(error), error.retry_after_s) from error
-    except (batching.DeadlinePassed, TimeoutError) as error:
-        raise errors.DeadlinePassed("The deadline passed before the answer was ready.") from error
-    except batching.Draining as error:
-        raise errors.Draining(str(error)) from error
-    except Unanswered as error:
-        raise errors.EngineHung(str(error)) from error
-    except Down as error:
-        raise errors.EngineLost(str(error)) from error
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

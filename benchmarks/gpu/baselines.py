@@ -74,6 +74,7 @@ class GpuTimer:
         import torch
 
         self._scrub = torch.empty(SCRUB_BYTES if cold else 0, dtype=torch.uint8, device="cuda")
+        # PyTorch does not type its events, nor the sleep below.
         self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def __call__(self, work: Callable[[], object]) -> float:

@@ -85,6 +85,7 @@ def torchvision_eager(name: str, model: torch.nn.Module, half: bool) -> Contesta
         return [_found_by_torchvision(one, len(mask)) for one, mask in zip(answers, masks, strict=True)]
 
     def network(pictures: Sequence[Picture]) -> Callable[[], object]:
+        # A part of the model, which PyTorch types as a tensor or a module.
         images, _ = model.transform([_on_gpu(picture) for picture in pictures])  # type: ignore[operator]
         host = images.tensors.cpu()
         return lambda: _network(model, images, host, precision)

@@ -50,7 +50,7 @@ async def run(
     parts, turns, failed = urlsplit(url), itertools.cycle(requests), loop.create_future()
     host, port = str(parts.hostname), parts.port or 80
     clients = [_Connection(turns, load, failed) for _ in range(connections)]
-    for client in clients:
+    for client in clients:  # mypy cannot type a lambda whose default binds the loop's variable
         await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
     try:
         await _sleep(warm_up_s, failed)
@@ -113,6 +113,7 @@ class _Connection(asyncio.Protocol):
         self._received = b""
         self._sent = time.perf_counter()
         if not self._stopped:
+            # asyncio types it as any transport; this one writes.
             self._transport.write(next(self._turns))  # type: ignore[attr-defined]
 
     def _fail(self, why: str) -> None:
