@@ -8,7 +8,7 @@ PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 SERVER  := client,server,$(RUNTIME)
 ALL     := $(SERVER),export,dev
 
-.PHONY: help install serve test lint format test-browser bench soak fuzz plugins docs clean
+.PHONY: help install serve test lint format test-browser test-clients bench soak fuzz plugins docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,11 @@ test: install  ## all tests but the browser's
 test-browser: install  ## the demo page in Chromium (Debian: chromium, chromium-driver)
 	@command -v chromedriver >/dev/null || { echo "Install Chromium and its driver first: apt-get install chromium chromium-driver"; exit 1; }
 	$(VENV)/bin/python -m pytest tests/browser
+
+test-clients: install  ## tools that people have already (Triton's client and others), unmodified, against a server
+	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/real_clients/requirements.txt --editable ".[client]"
+	.venv-clients/bin/python -m pytest -c tests/real_clients/pytest.ini --rootdir . tests/real_clients
 
 SECONDS ?= 600
 fuzz: install  ## parsers and decoders against made-up input, for 10 minutes each, or SECONDS=... (TARGETS="rle form")
@@ -54,7 +59,7 @@ docs: install  ## write the table of settings into docs/operations.md
 	$(VENV)/bin/python docs/settings_table.py
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .venv-clients .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Maskline needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }

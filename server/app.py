@@ -7,12 +7,12 @@ import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -28,7 +28,7 @@ from server.models import Model, Models, default_folder
 from server.pages import page_response
 from server.pictures.remote import RemotePictures
 from server.protocols import native
-from server.record import Record
+from server.protocols.prediction import answered, models_of, settings_of
 from server.settings import MIB, Settings
 from server.tracing import Tracing
 from server.watch import BundleWatch
@@ -126,30 +126,19 @@ router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Proble
 @router.post("/predict", response_model=PredictResponse, openapi_extra=native.OPENAPI)
 async def predict(request: Request) -> Response:
     """The objects of one picture or several: boxes, classes, scores and masks."""
-    settings, models, record = _settings(request), _models(request), _record(request)
     options = native.options_of(request.query_params)
-    timeout_s = settings.timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
-    clock = asyncio.get_running_loop().time
-    model = models.select(options.model, options.version)
-    record.model = model.ref
-    model.serving.check_admission(options, clock() + timeout_s)
     as_png = native.wants_png(request.headers.get("Accept", ""))
-    try:
-        files = await native.read_pictures(request, settings)
+
+    async def read_pictures() -> list[bytes]:
+        files = await native.read_pictures(request, settings_of(request))
         if as_png and len(files) > 1:
             raise BadParameter("An annotated picture is made of one picture; send one, or accept application/json.")
-        record.pictures = len(files)
-        model = models.select(options.model, options.version)  # another than above if it was loaded anew meanwhile
-        record.model = model.ref
-        deadline = clock() + timeout_s
-        work = model.serving.predict(files, options, deadline=deadline, keep_pictures=as_png, progress=record.progress)
-        answer = await native.unless_client_gone(request, work)
-    except ClientDisconnect:
-        return errors.problem(errors.CLIENT_GONE, "The client has gone.", errors.request_id_of(request))
-    record.answered(answer)
+        return files
+
+    found = await answered(request, options, read_pictures, keep_pictures=as_png)
     if as_png:
-        return await native.png_answer(answer)
-    return native.json_answer(answer, model.ref, errors.request_id_of(request))
+        return await native.png_answer(found.answer)
+    return native.json_answer(found.answer, found.model, errors.request_id_of(request))
 
 
 # Health, models, metrics
@@ -158,7 +147,7 @@ async def predict(request: Request) -> Response:
 @router.get("/health/live")
 async def live(request: Request) -> Response:
     """503 when the server cannot recover by itself and should be started anew."""
-    failure = _models(request).failure
+    failure = models_of(request).failure
     if failure:
         raise NotReady(failure)
     return JSONResponse({"status": "live"})
@@ -169,21 +158,21 @@ async def ready(request: Request) -> Response:
     """503 while a model warms up or its engine is started anew, and while the server stops."""
     if request.app.state.lifecycle.draining:
         raise Draining("The server is stopping.")
-    if not _models(request).ready:
-        raise NotReady(_models(request).reason)
+    if not models_of(request).ready:
+        raise NotReady(models_of(request).reason)
     return JSONResponse({"status": "ready"})
 
 
 @router.get("/models")
 async def list_models(request: Request) -> Response:
     """Every loaded model."""
-    return JSONResponse({"models": [_described(model) for model in _models(request)]})
+    return JSONResponse({"models": [_described(model) for model in models_of(request)]})
 
 
 @router.get("/models/{name}")
 async def show_model(request: Request, name: str) -> Response:
     """The newest version's card, and what it runs on."""
-    versions = _models(request).versions_of(name)
+    versions = models_of(request).versions_of(name)
     card = versions[0].card.model_dump(mode="json")
     return JSONResponse({**_described(versions[0]), "versions": [v.card.version for v in versions], "card": card})
 
@@ -192,16 +181,16 @@ async def show_model(request: Request, name: str) -> Response:
 async def load(request: Request, name: str) -> Response:
     """Reads the model's bundle again; the new one takes over once it is warm. Needs the admin key."""
     _check_admin_key(request)
-    await _models(request).load(name)
-    return JSONResponse({"models": [_described(model) for model in _models(request).versions_of(name)]})
+    await models_of(request).load(name)
+    return JSONResponse({"models": [_described(model) for model in models_of(request).versions_of(name)]})
 
 
 @router.post("/models/{name}/unload")
 async def unload(request: Request, name: str) -> Response:
     """Takes no more work for the model; what it has accepted is answered. Needs the admin key."""
     _check_admin_key(request)
-    _models(request).unload(name)
-    return JSONResponse({"models": [_described(model) for model in _models(request)]})
+    models_of(request).unload(name)
+    return JSONResponse({"models": [_described(model) for model in models_of(request)]})
 
 
 @router.get("/metrics")
@@ -224,18 +213,6 @@ async def docs_page() -> Response:
     return page_response(STATIC / "docs.html")
 
 
-def _settings(request: Request) -> Settings:
-    return cast("Settings", request.app.state.settings)
-
-
-def _record(request: Request) -> Record:
-    return cast("Record", request.state.record)
-
-
-def _models(request: Request) -> Models:
-    return cast("Models", request.app.state.models)
-
-
 def _described(model: Model) -> dict[str, Any]:
     card = model.card
     return {
@@ -252,6 +229,6 @@ def _described(model: Model) -> dict[str, Any]:
 
 
 def _check_admin_key(request: Request) -> None:
-    key = key_bytes(_settings(request).admin_key)
+    key = key_bytes(settings_of(request).admin_key)
     if not key or not hmac.compare_digest(key_of(request.headers), key):
         raise HTTPException(403, "This needs the admin key that MASKLINE_ADMIN_KEY sets.")

@@ -10,7 +10,7 @@ import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from server.contract import errors
@@ -65,6 +65,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.MasklineError, _maskline_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
 
 
 def request_id_of(request: Request) -> str:
@@ -91,3 +92,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     first = cast("RequestValidationError", error).errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return problem(400, f"{where}: {first['msg']}.", request_id_of(request))
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return problem(CLIENT_GONE, "The client has gone.", request_id_of(request))

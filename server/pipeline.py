@@ -170,17 +170,17 @@ class BatchingPipeline:
 
     async def predict(
         self,
-        files: Sequence[bytes],
+        files: Sequence[bytes | Picture],
         options: PredictOptions,
         *,
         deadline: float | None = None,
         keep_pictures: bool = False,
         progress: Progress | None = None,
     ) -> Answer:
-        """The answer for the picture files of one request; cancelling it drops its work.
+        """The answer for the pictures of one request; cancelling it drops its work.
 
         Args:
-            files: at least one picture file.
+            files: at least one picture file, or picture as uint8 [h, w, 3] RGB.
             options: what to answer.
             deadline: in seconds of the event loop's clock.
             keep_pictures: whether the answer holds the decoded pictures.
@@ -203,7 +203,12 @@ class BatchingPipeline:
         return _joined(answers, progress, time.monotonic() - started)
 
     async def _predict_each(
-        self, room: _Room, files: Sequence[bytes], options: PredictOptions, keep_pictures: bool, progress: Progress
+        self,
+        room: _Room,
+        files: Sequence[bytes | Picture],
+        options: PredictOptions,
+        keep_pictures: bool,
+        progress: Progress,
     ) -> list[_PictureAnswer]:
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -215,7 +220,7 @@ class BatchingPipeline:
     async def _predict_one(
         self,
         room: _Room,
-        file: bytes,
+        file: bytes | Picture,
         options: PredictOptions,
         index: int | None,
         keep_picture: bool,
@@ -235,11 +240,11 @@ class BatchingPipeline:
         progress.passed("postprocess", postprocess_s)
         return _PictureAnswer(result, kept, outcome.batch_size)
 
-    def _borrowed(self, file: bytes) -> Borrowed | None:
+    def _borrowed(self, file: bytes | Picture) -> Borrowed | None:
         """The engine's thread, for a small picture that has the server to itself: what a stage leaves in the caches of
         a core, the next one finds there."""
         is_alone = self.batcher.reserved == 1 and self.supervised.state == "ready"
-        return self.supervised.borrow if is_alone and len(file) <= SMALL_FILE else None
+        return self.supervised.borrow if is_alone and _bytes_of(file) <= SMALL_FILE else None
 
     async def _run(self, room: _Room, canvas: Canvas, progress: Progress) -> batching.Outcome[Detections]:
         queued = time.monotonic()
@@ -256,9 +261,9 @@ class BatchingPipeline:
         priority = batching.Priority[options.priority.upper()]
         return self.batcher.reserve(items, cost, deadline, priority, self._reader.threads.backlog_s)
 
-    def _cost(self, files: Sequence[bytes]) -> int:
+    def _cost(self, files: Sequence[bytes | Picture]) -> int:
         """Bytes that the request may hold while it waits: its files and its canvases."""
-        return sum(map(len, files)) + len(files) * self._canvas_bytes
+        return sum(map(_bytes_of, files)) + len(files) * self._canvas_bytes
 
     @cached_property
     def _canvas_bytes(self) -> int:
@@ -270,6 +275,10 @@ class BatchingPipeline:
         else:
             pixels = max(h * w for h, w in settings.canvases)
         return pixels * 3 * np.dtype(settings.dtype).itemsize
+
+
+def _bytes_of(file: bytes | Picture) -> int:
+    return len(file) if isinstance(file, bytes) else file.nbytes
 
 
 _Room = batching.Reservation[tuple[int, ...], Canvas, Detections]

@@ -47,6 +47,11 @@ class Limits:
     max_bytes: int = 64 * 2**20
     max_pixels: int = 100_000_000
 
+    def check_size(self, w: int, h: int) -> None:
+        """Raises `PictureTooLarge`."""
+        if w * h > self.max_pixels:
+            raise PictureTooLarge(f"The picture has {w} x {h} pixels; at most {self.max_pixels} in all are accepted.")
+
 
 class PictureFile:
     """A picture file of which only the header has been read.
@@ -61,8 +66,7 @@ class PictureFile:
         _silence_pillow()
         self._image = _open(data)
         w, h = self._image.size
-        if w * h > limits.max_pixels:
-            raise PictureTooLarge(f"The picture has {w} x {h} pixels; at most {limits.max_pixels} in all are accepted.")
+        limits.check_size(w, h)
         with _as_undecodable(self._image):
             self.decode_bytes = cost.decode_bytes(self._image, data)
         """Most memory that it takes to decode it and to read it in strips."""

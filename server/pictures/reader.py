@@ -30,9 +30,15 @@ class PictureReader:
         self._memory = memory
 
     async def read(
-        self, file: bytes, limits: Limits, rule: card.Input, keep_picture: bool, borrowed: Borrowed | None = None
+        self,
+        file: bytes | Picture,
+        limits: Limits,
+        rule: card.Input,
+        keep_picture: bool,
+        borrowed: Borrowed | None = None,
     ) -> tuple[ReadPicture, float]:
-        """In a thread at once where there is memory for it, else when there is; and the seconds that it took.
+        """A picture file, or a picture that needs no decoding. In a thread at once where there is memory for it, else
+        when there is; and the seconds that it took.
 
         The thread is a borrowed one where there is one and nothing has to be waited for.
 
@@ -49,8 +55,11 @@ class PictureReader:
             raise
 
     def _read(
-        self, file: bytes, limits: Limits, rule: card.Input, keep_picture: bool, room: Room | None
+        self, file: bytes | Picture, limits: Limits, rule: card.Input, keep_picture: bool, room: Room | None
     ) -> ReadPicture:
+        if not isinstance(file, bytes):
+            limits.check_size(file.shape[1], file.shape[0])
+            return file if keep_picture else None, prepare(file, rule)
         header = PictureFile(file, limits)
         room = room or self._memory.take(header.decode_bytes + keep_picture * KEPT_BYTES * header.pixels)
         with room:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from starlette.datastructures import QueryParams
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from server.contract.errors import BadParameter, UnsupportedFormat
@@ -19,8 +18,6 @@ from server.pipeline import Answer
 from server.protocols.body import multipart_pictures, read_body
 from server.protocols.json_body import json_pictures
 from server.settings import MIB, Settings
-
-T = TypeVar("T")
 
 JSON, FORM, PNG = "application/json", "multipart/form-data", "image/png"
 ACCEPTED_TYPES = "image/*, application/octet-stream, multipart/form-data or application/json"
@@ -99,30 +96,6 @@ def _quality(parameters: list[str]) -> float:
             except ValueError:
                 return 0.0
     return 1.0
-
-
-async def unless_client_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result. When the client goes first, cancels the work, so that it never reaches the engine.
-
-    Raises:
-        ClientDisconnect: the client has gone.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for future in (task, gone):
-            future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def json_answer(answer: Answer, model: ModelRef, request_id: str) -> Response:

@@ -1,0 +1,92 @@
+"""What every protocol's prediction does: admit, read the pictures, answer unless the client goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from starlette.requests import ClientDisconnect, Request
+
+from server.contract.wire import ModelRef, PredictOptions
+from server.models import Models
+from server.pictures.decode import Picture
+from server.pipeline import Answer
+from server.record import Record
+from server.settings import Settings
+
+T = TypeVar("T")
+
+ReadPictures = Callable[[], Awaitable[Sequence[bytes | Picture]]]
+"""Reads the body: picture files, or pictures as uint8 [h, w, 3] RGB."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """`classes` are the names of the model that answered; index 0 is the background."""
+
+    answer: Answer
+    model: ModelRef
+    classes: Sequence[str]
+
+
+async def answered(
+    request: Request, options: PredictOptions, read_pictures: ReadPictures, *, keep_pictures: bool = False
+) -> Answered:
+    """The answer to a request. What would be late is refused before the body is read; when the client goes, the work
+    is dropped.
+
+    Raises:
+        ClientDisconnect: the client has gone.
+        MasklineError: whatever `read_pictures`, `Models.select` and `BatchingPipeline.predict` raise.
+    """
+    models, record = models_of(request), _record(request)
+    timeout_s = settings_of(request).timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
+    clock = asyncio.get_running_loop().time
+    model = models.select(options.model, options.version)
+    record.model = model.ref
+    model.serving.check_admission(options, clock() + timeout_s)
+    pictures = await read_pictures()
+    record.pictures = len(pictures)
+    model = models.select(options.model, options.version)  # another than above if it was loaded anew meanwhile
+    record.model = model.ref
+    deadline = clock() + timeout_s
+    work = model.serving.predict(
+        pictures, options, deadline=deadline, keep_pictures=keep_pictures, progress=record.progress
+    )
+    answer = await _unless_client_gone(request, work)
+    record.answered(answer)
+    return Answered(answer, model.ref, model.card.classes)
+
+
+def settings_of(request: Request) -> Settings:
+    return cast("Settings", request.app.state.settings)
+
+
+def models_of(request: Request) -> Models:
+    return cast("Models", request.app.state.models)
+
+
+def _record(request: Request) -> Record:
+    return cast("Record", request.state.record)
+
+
+async def _unless_client_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result. When the client goes first, cancels the work, so that it never reaches the engine."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for future in (task, gone):
+            future.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
