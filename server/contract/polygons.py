@@ -38,8 +38,8 @@ def from_counts(counts: rle.Counts, size_hw: tuple[int, int]) -> list[list[Ring]
 def to_counts(polygons: Sequence[Sequence[npt.ArrayLike]], size_hw: tuple[int, int]) -> rle.Counts:
     """The mask whose pixels have their centres inside an odd number of rings, of any polygons that do not overlap.
 
-    Rings may be closed or not, and leave the picture. A centre on a line belongs to what is below or to the right.
-    Raises `RleError` for rings that are not [k, 2] finite numbers.
+    Rings may be closed or not, and leave the picture. A centre on a line belongs to what is below it, or to the right
+    of an upright one. Raises `RleError` for rings that are not [k, 2] finite numbers.
     """
     h, w = size_hw
     crossings = [_crossings(_checked(ring), h, w) for polygon in polygons for ring in polygon]
