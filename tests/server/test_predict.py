@@ -114,7 +114,7 @@ async def test_picture_without_objects_is_an_empty_list(client: httpx2.AsyncClie
     assert (await answer(client, png((0, 0, 0)))).images[0].detections == []
 
 
-@pytest.mark.parametrize("mask", ["none", "rle_uncompressed", "png"])
+@pytest.mark.parametrize("mask", ["none", "rle_uncompressed", "png", "polygon"])
 async def test_other_masks_have_the_same_boxes_and_areas(client: httpx2.AsyncClient, mask: str) -> None:
     (plain,) = (await answer(client, RED)).images[0].detections
     (found,) = (await answer(client, RED, f"?mask={mask}")).images[0].detections
