@@ -106,10 +106,11 @@ class RetryPolicy:
         counted = attempt >= self.retries and not (self.patient and told_s is not None)
         if counted or not _may_retry(outcome):
             return None
-        delay_s = min(self.first_s * 2.0 ** min(attempt, 10), self.longest_backoff_s) * random.uniform(0.5, 1.0)
-        if told_s is not None:
+        if told_s is None:
+            delay_s = min(self.first_s * 2.0 ** min(attempt, 10), self.longest_backoff_s) * random.uniform(0.5, 1.0)
+        else:
             # The jitter on top keeps clients that were told the same from coming back all at once.
-            delay_s = max(delay_s, told_s * random.uniform(1.0, 1.1))
+            delay_s = max(told_s, self.first_s) * random.uniform(1.0, 1.1)
         return delay_s if passed_s + delay_s <= self.within_s else None
 
 

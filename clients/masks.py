@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from clients.errors import InvalidAnswerError, MaskFormatError
-from server.contract import rle
+from server.contract import polygons, rle
 
 Size = tuple[int, int]
 
 
 def to_counts(mask: Any) -> tuple[rle.Counts, Size]:
-    """Run lengths and [h, w] of a detection's `mask`: RLE in either form, or a 1-bit PNG.
+    """Run lengths and [h, w] of a detection's `mask`: RLE in either form, a 1-bit PNG, or polygons.
 
     Raises `MaskFormatError` when there is none, `InvalidAnswerError` when it is broken.
     """
@@ -43,4 +43,8 @@ def _from_png(mask: Mapping[str, Any], size_hw: Size) -> rle.Counts:
         return rle.from_mask(np.asarray(image))
 
 
-_READERS = {"counts": _from_rle, "png": _from_png}
+def _from_polygons(mask: Mapping[str, Any], size_hw: Size) -> rle.Counts:
+    return polygons.to_counts(mask["coordinates"], size_hw)
+
+
+_READERS = {"counts": _from_rle, "png": _from_png, "coordinates": _from_polygons}
