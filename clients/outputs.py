@@ -107,30 +107,37 @@ class Results:
     def __init__(self, target: Path, resume: bool) -> None:
         self._target, self._part = target, target.with_name(f"{target.name}.part")
         self._names: set[str] = set()
+        self._can_write = True
         target.parent.mkdir(parents=True, exist_ok=True)
         if not resume:
-            self._part.unlink(missing_ok=True)
+            self._part.write_bytes(b"")
         elif self._part.exists():
             self._take_up()
         elif target.exists():
             self._reopen()
-        self._lines = self._part.open("a", encoding="utf-8")
+        self._part.touch()
 
     def holds(self, picture: PictureFile) -> bool:
         return str(picture.name) in self._names
 
     def add(self, picture: PictureFile, prediction: Prediction) -> None:
-        if not self.holds(picture):
-            with _named(self._part):
-                self._lines.write(json.dumps(_record(picture, prediction)) + "\n")
-                self._lines.flush()
-            self._names.add(str(picture.name))
+        if self.holds(picture):
+            return
+        try:
+            with _named(self._part), self._part.open("ab") as lines:
+                lines.write(json.dumps(_record(picture, prediction)).encode() + b"\n")
+        except OSError:
+            self._can_write = False
+            raise
+        self._names.add(str(picture.name))
 
     def close(self) -> None:
-        with _named(self._part):
-            self._lines.close()
-        with replacing(self._target) as file, self._part.open(encoding="utf-8") as lines:
-            write_coco(map(json.loads, lines), lambda text: file.write(text.encode()))
+        """Where nothing was answered an earlier file stays; where a line could not be written, the part does too."""
+        if not self._can_write:
+            return
+        if self._names:
+            with replacing(self._target) as file, self._part.open("rb") as lines:
+                write_coco(map(json.loads, lines), lambda text: file.write(text.encode()))
         self._part.unlink()
 
     def _take_up(self) -> None:

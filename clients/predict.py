@@ -75,7 +75,7 @@ def _answer(arguments: argparse.Namespace, pictures: list[PictureFile], predict_
     try:
         with ExitStack() as stack:  # closes every output, whatever happens, also to another one
             outputs = [stack.enter_context(closing(open_output(one, arguments.resume))) for one in arguments.output]
-            left = [one for one in pictures if not outputs or not all(output.holds(one) for output in outputs)]
+            left = [one for one in pictures if not (arguments.resume and all(output.holds(one) for output in outputs))]
             shown.start(len(left))
             stack.callback(shown.stop)
             answers = stack.enter_context(closing(predict_many(one.path for one in left)))
@@ -191,7 +191,7 @@ def _pictures(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("pictures", nargs="+", type=Path, metavar="PICTURE|FOLDER", help="files, or folders with all below them")
+    add("pictures", nargs="+", type=Path, metavar="PICTURE", help="files, or folders with all below them")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--url", default=DEFAULT_URL, help=f"the server (default {DEFAULT_URL})")
     where.add_argument("--model", type=Path, metavar="BUNDLE", help="answer in this process with this bundle")
