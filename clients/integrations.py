@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from clients.prediction import Detection, Prediction
 
+# Pixels. FiftyOne rounds down, and 51 / 696 * 696 is 50.99999999999999.
+_NUDGE = 1e-6
+
 
 def to_supervision(prediction: Prediction) -> supervision.Detections:
     library = _library("supervision")
@@ -46,7 +49,7 @@ def _fields(detection: Detection, size_wh: np.ndarray[Any, Any]) -> dict[str, An
         box_xyxy = _pixels_around(detection)
         x1, y1, x2, y2 = box_xyxy
         fields["mask"] = detection.mask()[y1:y2, x1:x2]
-    origin, side = box_xyxy[:2] / size_wh, (box_xyxy[2:] - box_xyxy[:2]) / size_wh
+    origin, side = (box_xyxy[:2] + _NUDGE) / size_wh, (box_xyxy[2:] - box_xyxy[:2]) / size_wh
     return {**fields, "bounding_box": [*origin.tolist(), *side.tolist()]}
 
 

@@ -19,10 +19,11 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from clients.errors import (
     AuthenticationError,
+    BadRequestError,
     InvalidAnswerError,
     MasklineError,
     MissingExtraError,
@@ -35,6 +36,7 @@ from clients.errors import (
 from clients.folder import SUFFIXES, PictureFile, find, same_name
 from clients.outputs import STANDARD_OUTPUT, Output, is_output, open_output
 from clients.shown import Shown, sentence
+from server.contract.errors import BadParameter
 
 if TYPE_CHECKING:
     from clients.exchange import Options
@@ -44,9 +46,10 @@ if TYPE_CHECKING:
     PredictMany = Callable[[Iterable[Path]], Generator[tuple[Path, Found], None, None]]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-# The next picture would meet the same.
+_OPTIONS = ("score_threshold", "max_detections", "classes", "tile", "overlap", "timeout_ms", "priority")
 _HOPELESS = (
     AuthenticationError,
+    BadRequestError,
     InvalidAnswerError,
     ModelNotFoundError,
     OverloadedError,
@@ -76,7 +79,7 @@ def _answer(arguments: argparse.Namespace, pictures: list[PictureFile], predict_
         with ExitStack() as stack:  # closes every output, whatever happens, also to another one
             outputs = [stack.enter_context(closing(open_output(one, arguments.resume))) for one in arguments.output]
             left = [one for one in pictures if not (arguments.resume and all(output.holds(one) for output in outputs))]
-            shown.start(len(left))
+            shown.start(len(left), len(pictures) - len(left))
             stack.callback(shown.stop)
             answers = stack.enter_context(closing(predict_many(one.path for one in left)))
             good = [_take(arguments, outputs, shown, one, found) for one, (_, found) in zip(left, answers, strict=True)]
@@ -90,7 +93,7 @@ def _take(
 ) -> bool:
     """Whether all went well with one picture. Raises what would meet the next picture too."""
     shown.step()
-    if isinstance(found, _HOPELESS) and not isinstance(found, TimedOutError):
+    if _is_hopeless(found):
         raise _explained(found, arguments.url)
     try:
         if isinstance(found, MasklineError):
@@ -101,9 +104,16 @@ def _take(
         for output in outputs:
             output.add(picture, found)
     except (MasklineError, ValueError) as error:  # Pillow: ValueError for an unknown file ending
-        shown.say(f"{picture.path}: {sentence(error, picture.path)}")
+        shown.say(f"{picture.path}: {sentence(error).removeprefix(f'{picture.path}: ')}")
         return False
     return True
+
+
+def _is_hopeless(found: Found) -> TypeGuard[MasklineError]:
+    """Whether the next picture would meet the same; a refusal of an option begins with the option's name."""
+    if isinstance(found, BadRequestError | BadParameter):
+        return sentence(found).partition(":")[0] in _OPTIONS
+    return isinstance(found, _HOPELESS) and not isinstance(found, TimedOutError)
 
 
 def _draw(picture: PictureFile, prediction: Prediction, target: Path) -> None:
@@ -156,15 +166,8 @@ def _in_process(arguments: argparse.Namespace) -> Iterator[PredictMany]:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    return {
-        "score_threshold": arguments.score_threshold,
-        "max_detections": arguments.max_detections,
-        "classes": arguments.classes,
-        "tile": arguments.tile,
-        "overlap": arguments.overlap,
-        "timeout_ms": arguments.timeout_ms,
-        "priority": arguments.priority,
-    }
+    options: Options = {name: getattr(arguments, name) for name in _OPTIONS}  # type: ignore[assignment]
+    return options
 
 
 def _pictures(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> list[PictureFile]:
@@ -198,14 +201,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, action="append", default=[], metavar="OUT", help="see above; several may be given")
     add("--resume", action="store_true", help="leave out the pictures that every output has already")
     add("--draw", type=Path, metavar="FILE", help="one picture with masks and boxes")
-    add("--score-threshold", type=float, help="0 to 1 (default: the model's own)")
-    add("--max-detections", type=int, help="at most so many (default: the model's own)")
-    add("--classes", help="only these, by name or id, separated by commas")
+    add("--score-threshold", type=float, metavar="SCORE", help="0 to 1 (default: the model's own)")
+    add("--max-detections", type=int, metavar="N", help="at most so many (default: the model's own)")
+    add("--classes", metavar="NAMES", help="only these, by name or id, separated by commas")
     add("--tile", type=int, metavar="PIXELS", help="look at large pictures in squares of this side")
     add("--overlap", type=int, metavar="PIXELS", help="what neighbouring tiles share")
-    add("--timeout-ms", type=int, help="for each picture (default: the server's)")
+    add("--timeout-ms", type=int, metavar="MS", help="for each picture (default: the server's)")
     add("--priority", choices=("normal", "low"), help="low: wait while other requests do")
-    add("--api-key", help="sent as a bearer token")
+    add("--api-key", metavar="KEY", help="sent as a bearer token")
     return parser
 
 

@@ -25,12 +25,12 @@ class Shown:
 
     def __init__(self, writes: bool, prints: bool) -> None:
         """`writes`: there are outputs; `prints`: one of them is standard output."""
-        self.answered = self.objects = self.total = 0
+        self.answered = self.objects = self.total = self.there_already = 0
         self._writes, self._prints = writes, prints
         self._progress = _progress(visible=writes)
 
-    def start(self, total: int) -> None:
-        self.total = total
+    def start(self, total: int, there_already: int) -> None:
+        self.total, self.there_already = total, there_already
         self._progress.add_task("", total=total)
         self._progress.start()
 
@@ -54,14 +54,14 @@ class Shown:
 
     def summary(self, outputs: list[Path]) -> None:
         if outputs and self.total != 1:
-            counted = f"{self.answered} of {self.total} pictures answered, {self.objects} objects"
+            already = f" ({self.there_already} were there already)" if self.there_already else ""
+            counted = f"{self.answered} of {self.total} pictures answered{already}, {self.objects} objects"
             print(f"{counted}: {', '.join(map(str, outputs))}", file=sys.stderr)
 
 
-def sentence(error: Exception, about: object) -> str:
-    """What is wrong with `about`, without its name."""
-    text = error.detail or error.title if isinstance(error, APIError) else str(error)
-    return text.removeprefix(f"{about}: ")
+def sentence(error: Exception) -> str:
+    """What is wrong, without the status of the answer."""
+    return error.detail or error.title if isinstance(error, APIError) else str(error)
 
 
 def _progress(visible: bool) -> Progress:

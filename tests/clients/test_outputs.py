@@ -166,6 +166,7 @@ def test_without_resume_everything_is_asked_again(server: FakeServer, folder: Pa
     [
         pytest.param(problem(401, "Unauthorized", "No key."), "No key.", id="no key"),
         pytest.param(problem(404, "Not Found", "No such model."), "No such model.", id="no model"),
+        pytest.param(problem(400, "Bad Request", "classes: no class 'x'."), "no class 'x'", id="a wrong option"),
         pytest.param(Reply(content=b"<html>"), "is this a Maskline server?", id="another program"),
         pytest.param(problem(503, "Service Unavailable", "Draining."), "Draining.", id="draining"),
     ],
