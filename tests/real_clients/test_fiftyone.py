@@ -6,6 +6,7 @@ Its labels, evaluation and file formats; not its database and App, which need a 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 from clients import Client, Prediction
 from tests.real_clients.conftest import COMMAND
 
-fo = pytest.importorskip("fiftyone", reason="FiftyOne is not installed (tests/real_clients/requirements.txt)")
+os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
+fo = pytest.importorskip("fiftyone", reason="FiftyOne is not installed (requirements-fiftyone.txt)")
 
 
 @pytest.fixture(scope="module")
