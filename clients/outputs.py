@@ -77,17 +77,15 @@ def label_image(prediction: Prediction) -> npt.NDArray[np.uint16]:
     """
     import numpy as np
 
-    from clients.masks import to_counts
+    from clients.masks import placed
 
     if len(prediction) > MOST_LABELS:
         raise MaskFormatError(f"{len(prediction)} objects are too many for masks/; results.json takes them.")
-    columns = np.zeros((prediction.width, prediction.height), np.uint16)
-    flat = columns.reshape(-1)
+    labels = np.zeros((prediction.height, prediction.width), np.uint16)
     for label, one in reversed(list(enumerate(prediction, start=1))):
-        counts, _ = to_counts(one.encoded_mask)
-        ends, lengths = np.cumsum(counts)[1::2], counts[1::2]
-        flat[np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(lengths.sum())] = label
-    return columns.T
+        rows, columns, mask = placed(one.encoded_mask, (prediction.height, prediction.width))
+        labels[rows, columns][mask] = label
+    return labels
 
 
 def _save_labels(_: PictureFile, prediction: Prediction, file: IO[bytes]) -> None:
