@@ -38,13 +38,17 @@ def open_output(target: Path, resume: bool) -> Output:
     """By the name: a file that ends in `.json`, a folder called `masks` or `overlays`, `-` for standard output."""
     if target == STANDARD_OUTPUT:
         return Printed()
-    if target.suffix == ".json":
-        return Results(target, resume)
-    return PictureFolder(target, {"masks": _save_labels, "overlays": _save_drawing}[target.name])
+    if is_folder(target):
+        return PictureFolder(target, {"masks": _save_labels, "overlays": _save_drawing}[target.name])
+    return Results(target, resume)
 
 
 def is_output(target: Path) -> bool:
-    return target == STANDARD_OUTPUT or target.suffix == ".json" or target.name in ("masks", "overlays")
+    return target == STANDARD_OUTPUT or target.suffix == ".json" or is_folder(target)
+
+
+def is_folder(target: Path) -> bool:
+    return target.name in ("masks", "overlays")
 
 
 class PictureFolder:
