@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,13 +19,15 @@ from server.body_budget import BodyBudget
 from server.compression import Compression
 from server.contract.errors import BadParameter, Draining, NotReady
 from server.contract.wire import PredictResponse, Problem
-from server.gateway import Gateway, key_bytes, key_of
+from server.gateway import Gateway
 from server.lifecycle import Lifecycle
 from server.metrics import Metrics
 from server.models import Model, Models, default_folder
 from server.pages import page_response
 from server.pictures.remote import RemotePictures
 from server.protocols import native
+from server.protocols.admin import check_admin_key
+from server.protocols.open_inference import routes as open_inference
 from server.protocols.prediction import answered, models_of, settings_of
 from server.settings import MIB, Settings
 from server.tracing import Tracing
@@ -75,6 +75,7 @@ def create_app(
     # In front of FastAPI's own route, which is for the schema: that one looks for parameters that are not there.
     app.router.routes.append(Route("/predict", predict, methods=["POST"]))
     app.include_router(router)
+    app.include_router(open_inference.router)
     app.add_middleware(Compression, compresslevel=1)
     app.add_middleware(
         Gateway,
@@ -180,7 +181,7 @@ async def show_model(request: Request, name: str) -> Response:
 @router.post("/models/{name}/load")
 async def load(request: Request, name: str) -> Response:
     """Reads the model's bundle again; the new one takes over once it is warm. Needs the admin key."""
-    _check_admin_key(request)
+    check_admin_key(request)
     await models_of(request).load(name)
     return JSONResponse({"models": [_described(model) for model in models_of(request).versions_of(name)]})
 
@@ -188,7 +189,7 @@ async def load(request: Request, name: str) -> Response:
 @router.post("/models/{name}/unload")
 async def unload(request: Request, name: str) -> Response:
     """Takes no more work for the model; what it has accepted is answered. Needs the admin key."""
-    _check_admin_key(request)
+    check_admin_key(request)
     models_of(request).unload(name)
     return JSONResponse({"models": [_described(model) for model in models_of(request)]})
 
@@ -226,9 +227,3 @@ def _described(model: Model) -> dict[str, Any]:
         "score_threshold": card.output.score_threshold,
         "default_score_threshold": card.output.default_score_threshold,
     }
-
-
-def _check_admin_key(request: Request) -> None:
-    key = key_bytes(settings_of(request).admin_key)
-    if not key or not hmac.compare_digest(key_of(request.headers), key):
-        raise HTTPException(403, "This needs the admin key that MASKLINE_ADMIN_KEY sets.")
