@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from server.contract.errors import BadParameter, BodyTooLarge
-from server.contract.wire import PredictBody, PredictOptions
+from server.contract.wire import LONGEST_TIMEOUT_MS, PredictBody, PredictOptions
 from server.pictures.decode import Picture
 from server.protocols.body import too_many_pictures
 from server.protocols.open_inference.schema import (
@@ -114,7 +114,7 @@ def _options(parameters: InferParameters, mask: str, model: str, version: str | 
     if version is not None:
         values["version"] = version
     if parameters.timeout:
-        values["timeout_ms"] = str(math.ceil(parameters.timeout / 1000))
+        values["timeout_ms"] = str(min(-(-parameters.timeout // 1000), LONGEST_TIMEOUT_MS))
     for name, value in (parameters.model_extra or {}).items():
         if name.startswith(IGNORED):
             continue

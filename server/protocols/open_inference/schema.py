@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, StrictBool, S
 from server.contract.wire import PredictOptions
 
 Shape = Annotated[list[StrictInt], Field(max_length=8)]
-Count = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**64 - 1)]
 Tensors = Literal["num_detections", "boxes", "scores", "class_ids", "rle_counts", "sizes"]
 
 PASSED_ON = tuple(sorted(PredictOptions.model_fields.keys() - {"model", "version", "mask", "timeout_ms", "priority"}))
