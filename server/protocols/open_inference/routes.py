@@ -17,7 +17,7 @@ from server.models import Model
 from server.pictures.decode import Picture
 from server.protocols.admin import check_admin_key
 from server.protocols.body import read_body
-from server.protocols.open_inference import description, schema
+from server.protocols.open_inference import description, openapi, schema
 from server.protocols.open_inference.request import HEADER_LENGTH, parse, read_json
 from server.protocols.open_inference.tensors import encode, tensors
 from server.protocols.prediction import admit, answered, models_of, settings_of
@@ -25,20 +25,20 @@ from server.settings import MIB
 
 MAX_SMALL_BODY = MIB
 
-router = APIRouter(prefix="/v2")
+router = APIRouter(prefix="/v2", tags=["Open Inference"])
 
 
 # Server
 
 
-@router.get("", response_model=schema.ServerMetadata)
+@router.get("", response_model=schema.ServerMetadata, openapi_extra=openapi.SERVER)
 async def server_metadata() -> Response:
     """The server's name, version and extensions of the protocol."""
     extensions = list(description.EXTENSIONS)
     return JSONResponse({"name": "maskline", "version": version_of("maskline"), "extensions": extensions})
 
 
-@router.get("/health/live", response_model=schema.Live)
+@router.get("/health/live", response_model=schema.ServerLive, openapi_extra=openapi.LIVE)
 async def live(request: Request) -> Response:
     """503 when the server cannot recover by itself and should be started anew."""
     if failure := models_of(request).failure:
@@ -46,7 +46,7 @@ async def live(request: Request) -> Response:
     return JSONResponse({"live": True})
 
 
-@router.get("/health/ready", response_model=schema.Ready)
+@router.get("/health/ready", response_model=schema.ServerReady, openapi_extra=openapi.READY)
 async def ready(request: Request) -> Response:
     """503 while a model warms up or its engine is started anew, and while the server stops."""
     if request.app.state.lifecycle.draining:
@@ -59,52 +59,61 @@ async def ready(request: Request) -> Response:
 # Models
 
 
-@router.get("/models/stats", response_model=schema.AllStatistics)
+@router.get("/models/stats", response_model=schema.AllStatistics, openapi_extra=openapi.STATISTICS)
 async def all_statistics(request: Request) -> Response:
     """What every model has answered, through whichever protocol, and how long each stage took."""
     return JSONResponse(_statistics(request, list(models_of(request))))
 
 
-@router.get("/models/{model}", response_model=schema.ModelMetadata)
-@router.get("/models/{model}/versions/{version}", response_model=schema.ModelMetadata)
-async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
+@router.get("/models/{model}", response_model=schema.ModelMetadata, openapi_extra=openapi.METADATA)
+@router.get("/models/{model}/versions/{version}", response_model=schema.ModelMetadata, openapi_extra=openapi.METADATA)
+async def model_metadata(request: Request, model: str) -> Response:
     """The tensors that a model takes and gives."""
-    found = models_of(request).find(model, version)
+    found, version = _found(request, model), _version(request)
     versions = [found] if version else models_of(request).versions_of(model)
     return JSONResponse(description.metadata(found, [one.card.version for one in versions]))
 
 
-@router.get("/models/{model}/ready", response_model=schema.ModelReady)
-@router.get("/models/{model}/versions/{version}/ready", response_model=schema.ModelReady)
-async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
+@router.get("/models/{model}/ready", response_model=schema.ModelReady, openapi_extra=openapi.MODEL_READY)
+@router.get(
+    "/models/{model}/versions/{version}/ready", response_model=schema.ModelReady, openapi_extra=openapi.MODEL_READY
+)
+async def model_ready(request: Request, model: str) -> Response:
     """503 while the model warms up or its engine is started anew."""
-    found = models_of(request).find(model, version)
+    found = _found(request, model)
     if found.state != "ready":
         raise NotReady(found.reason or f"The model {model!r} is warming up.")
     return JSONResponse({"name": model, "ready": True})
 
 
-@router.get("/models/{model}/config", response_model=schema.ModelConfig)
-@router.get("/models/{model}/versions/{version}/config", response_model=schema.ModelConfig)
-async def model_config(request: Request, model: str, version: str | None = None) -> Response:
+@router.get("/models/{model}/config", response_model=schema.ModelConfig, openapi_extra=openapi.CONFIG)
+@router.get(
+    "/models/{model}/versions/{version}/config", response_model=schema.ModelConfig, openapi_extra=openapi.CONFIG
+)
+async def model_config(request: Request, model: str) -> Response:
     """Triton's model configuration, as far as it says something of this model."""
-    return JSONResponse(description.config(models_of(request).find(model, version)))
+    return JSONResponse(description.config(_found(request, model)))
 
 
-@router.get("/models/{model}/stats", response_model=schema.AllStatistics)
-@router.get("/models/{model}/versions/{version}/stats", response_model=schema.AllStatistics)
-async def model_statistics(request: Request, model: str, version: str | None = None) -> Response:
+@router.get("/models/{model}/stats", response_model=schema.AllStatistics, openapi_extra=openapi.STATISTICS)
+@router.get(
+    "/models/{model}/versions/{version}/stats", response_model=schema.AllStatistics, openapi_extra=openapi.STATISTICS
+)
+async def model_statistics(request: Request, model: str) -> Response:
     """What the model has answered, through whichever protocol, and how long each stage took."""
-    models = models_of(request)
-    return JSONResponse(_statistics(request, [models.find(model, version)] if version else models.versions_of(model)))
+    if _version(request):
+        return JSONResponse(_statistics(request, [_found(request, model)]))
+    return JSONResponse(_statistics(request, models_of(request).versions_of(model)))
 
 
-@router.post("/models/{model}/infer", response_model=schema.InferResponse)
-@router.post("/models/{model}/versions/{version}/infer", response_model=schema.InferResponse)
-async def infer(request: Request, model: str, version: str | None = None) -> Response:
+@router.post("/models/{model}/infer", response_model=schema.InferResponse, openapi_extra=openapi.INFER)
+@router.post(
+    "/models/{model}/versions/{version}/infer", response_model=schema.InferResponse, openapi_extra=openapi.INFER
+)
+async def infer(request: Request, model: str) -> Response:
     """The objects of pictures, as tensors."""
+    version, settings = _version(request), settings_of(request)
     admit(request, PredictOptions(model=model, version=version))
-    settings = settings_of(request)
     body = await read_body(request, settings.max_body_mib * MIB, inflate=True)
     length = request.headers.get(HEADER_LENGTH)
     asked = await asyncio.to_thread(parse, body, length, model, version, settings.max_pictures)
@@ -122,7 +131,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
 # The model repository
 
 
-@router.post("/repository/index", response_model=list[schema.IndexEntry])
+@router.post("/repository/index", response_model=list[schema.IndexEntry], openapi_extra=openapi.INDEX)
 async def repository_index(request: Request) -> Response:
     """The loaded models, and whether they are ready."""
     asked = read_json(await read_body(request, MAX_SMALL_BODY, inflate=True) or b"{}", schema.IndexRequest)
@@ -130,7 +139,7 @@ async def repository_index(request: Request) -> Response:
     return JSONResponse([description.index_entry(model) for model in models])
 
 
-@router.post("/repository/models/{model}/load")
+@router.post("/repository/models/{model}/load", response_class=Response, openapi_extra=openapi.REPOSITORY)
 async def load(request: Request, model: str) -> Response:
     """Reads the model's bundle again; the new one takes over once it is warm. Needs the admin key."""
     check_admin_key(request)
@@ -141,12 +150,21 @@ async def load(request: Request, model: str) -> Response:
     return Response()
 
 
-@router.post("/repository/models/{model}/unload")
+@router.post("/repository/models/{model}/unload", response_class=Response, openapi_extra=openapi.REPOSITORY)
 async def unload(request: Request, model: str) -> Response:
     """Takes no more work for the model; what it has accepted is answered. Needs the admin key."""
     check_admin_key(request)
     models_of(request).unload(model)
     return Response()
+
+
+def _version(request: Request) -> str | None:
+    """Of the path, where it has one."""
+    return request.path_params.get("version")
+
+
+def _found(request: Request, model: str) -> Model:
+    return models_of(request).find(model, _version(request))
 
 
 def _statistics(request: Request, models: Sequence[Model]) -> dict[str, Any]:

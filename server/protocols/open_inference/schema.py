@@ -72,11 +72,11 @@ class ServerMetadata(BaseModel):
     extensions: list[str]
 
 
-class Live(BaseModel):
+class ServerLive(BaseModel):
     live: bool
 
 
-class Ready(BaseModel):
+class ServerReady(BaseModel):
     ready: bool
 
 
