@@ -27,6 +27,7 @@ Corner = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
 """x, y on the grid between the pixels."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
+LONGEST_TIMEOUT_MS = 86_400_000
 
 MIN_TILE = 64
 """Pixels."""
@@ -160,7 +161,7 @@ class PredictOptions(BaseModel):
     max_detections: PositiveInt | None = None
     classes: tuple[str, ...] | None = None
     mask: MaskFormat = "rle"
-    timeout_ms: PositiveInt | None = None
+    timeout_ms: Annotated[int, Field(gt=0, le=LONGEST_TIMEOUT_MS)] | None = None
     priority: Priority = "normal"
     tile: Annotated[int, Field(ge=MIN_TILE)] | None = None
     overlap: NonNegativeInt | None = None
