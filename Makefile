@@ -29,6 +29,7 @@ test-browser: install  ## the demo page in Chromium (Debian: chromium, chromium-
 test-clients: install  ## tools that people have already (Triton's client and others), unmodified, against a server
 	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/real_clients/requirements.txt --editable ".[client]"
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/real_clients/requirements-fiftyone.txt || echo "FiftyOne does not install here; its tests are skipped."
 	.venv-clients/bin/python -m pytest -c tests/real_clients/pytest.ini --rootdir . tests/real_clients
 
 SECONDS ?= 600
