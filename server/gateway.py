@@ -31,6 +31,8 @@ LONGEST_PATH = 256
 PROBES = ("/health/", "/metrics")
 """Answered while the server stops and without a key."""
 PUBLIC = ("/", "/docs", "/openapi.json")
+PUBLIC_FILES = "/static/"
+"""What the pages are made of, which ask for the key."""
 
 
 class Gateway:
@@ -153,4 +155,4 @@ def _is_probe(scope: Scope) -> bool:
 
 
 def _is_public(scope: Scope) -> bool:
-    return _route(scope) in PUBLIC
+    return _route(scope) in PUBLIC or _route(scope).startswith(PUBLIC_FILES)

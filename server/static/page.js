@@ -1,0 +1,254 @@
+/* The demo page: a picture goes to this server once; everything else happens here, on its answer. */
+
+import { asked, choose, chosenObject, filtered, neighbour, pointAt, recoloured, showCalls, showJson } from "./answer.js";
+import { composed, decoded } from "./drawing.js";
+import { $, copy, save } from "./elements.js";
+import { listen } from "./gestures.js";
+import { emptyPanel, showDrawn, showTimes } from "./panel.js";
+import { Scene } from "./scene.js";
+import { models, predict } from "./server.js";
+import { arrange, fit, look, moved, redraw, stage, view } from "./stage.js";
+import { refused, say } from "./status.js";
+
+const WELCOME = $("status").textContent;
+
+let loaded = [];
+let bytes = null; // of the picture's file
+let answerText = "";
+let sending = new AbortController();
+
+
+// From a picture to an answer
+
+
+/** Ends what is under way. */
+function begin() {
+  sending.abort();
+  sending = new AbortController();
+  return sending.signal;
+}
+
+/** A File, or a Blob with the address that it came from. */
+async function take(blob, name, url = "") {
+  const signal = begin();
+  say("Reading the picture …");
+  const [read, picture] = await Promise.all([blob.arrayBuffer().catch(() => null), decoded(blob)]);
+  if (signal.aborted) return;
+  if (!read) return say("This file cannot be read. A folder cannot be sent.", true);
+  bytes = read;
+  asked.file = { name, type: blob.type || "application/octet-stream", url };
+  stage.picture = picture;
+  await ask();
+}
+
+/** Sends the picture that is there. */
+async function ask() {
+  const signal = begin();
+  forget();
+  $("stage").classList.add("busy");
+  say("Looking …");
+  try {
+    const { text, roundTripMs } = await predict(bytes, asked.file.type, query(), signal);
+    show(text, roundTripMs);
+  } catch (error) {
+    if (!signal.aborted) refused(error, ask, meet);
+  } finally {
+    if (!signal.aborted) $("stage").classList.remove("busy");
+  }
+}
+
+/** All that the model finds, so that the threshold needs no other request. */
+function query() {
+  return new URLSearchParams({ score_threshold: model()?.score_threshold ?? 0, ...asked.model });
+}
+
+/** The last answer is of another picture or another model. */
+function forget() {
+  stage.scene = stage.marked = null;
+  emptyPanel();
+  $("view").setAttribute("aria-label", asked.file.name);
+  arrange();
+  showCalls();
+}
+
+function show(text, roundTripMs) {
+  const began = performance.now();
+  const { images, timings_ms: timings } = JSON.parse(text);
+  const scene = new Scene(images[0]), { picture } = stage;
+  // Masks on a picture that the browser reads otherwise than the server would be wrong.
+  if (picture?.width !== scene.width || picture?.height !== scene.height) stage.picture = null;
+  stage.scene = scene;
+  answerText = text;
+  $("by-class").checked = scene.byClass;
+  $("json-size").textContent = `${(text.length / 1e3).toFixed(0)} kB`;
+  $("json").hidden = $("found").inert = false;
+  recoloured();
+  showTimes(timings, roundTripMs);
+  showJson(text);
+  arrange();
+  // The second frame begins when the first one has been drawn.
+  requestAnimationFrame(() => requestAnimationFrame(() => showDrawn(performance.now() - began)));
+}
+
+
+// Models
+
+
+const model = () => loaded[$("model").selectedIndex];
+
+/** Asks the server which models it has, at the start and with another key; then for the picture that waits for them. */
+async function meet() {
+  try {
+    loaded = await models();
+  } catch (error) {
+    return refused(error, meet, meet);
+  }
+  say(loaded.length ? WELCOME : "No model is loaded.", !loaded.length);
+  $("model").replaceChildren(...loaded.map(({ name, version }) => new Option(`${name} ${version}`)));
+  $("model").selectedIndex = Math.max(0, loaded.findIndex(({ name }) => name === "default"));
+  $("models").hidden = loaded.length < 2;
+  $("only-model").textContent = loaded.length === 1 ? `${loaded[0].name} ${loaded[0].version}` : "";
+  if (loaded.length) useModel();
+}
+
+function useModel() {
+  const { name, version, score_threshold: least, default_score_threshold: usual } = model();
+  asked.model = loaded.length > 1 ? { model: name, version } : {};
+  $("threshold").min = least;
+  $("threshold").value = usual;
+  filtered();
+  if (bytes) ask();
+}
+
+
+// What people do
+
+
+function takeFirst(files, isPaste = false) {
+  const picture = [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
+  if (picture) take(picture, picture.name || "picture.png");
+  else if (!isPaste) say("Drop a picture file.", true);
+}
+
+async function takeSample({ currentTarget: { dataset } }) {
+  const { href } = new URL(`static/${dataset.sample}`, location.href);
+  const reply = await fetch(href).catch(() => null);
+  if (reply?.ok) take(await reply.blob(), dataset.sample, href);
+  else say("The server does not answer. Is it still running?", true);
+}
+
+async function savePicture() {
+  save(await composed(stage.picture, stage.scene, look()), `${asked.file.name.replace(/\.\w+$/, "")}-objects.png`);
+}
+
+/** `button` says for a moment that it has done so. */
+async function copyTo(button, text) {
+  await copy(text);
+  button.firstChild.textContent = "Copied";
+  setTimeout(() => { button.firstChild.textContent = "Copy"; }, 1500);
+}
+
+/** Chosen on the picture or in the list. */
+function enlarge(object) {
+  if (!object) return;
+  view.show(object.box);
+  moved();
+}
+
+const objectAt = (place) => {
+  const { x, y } = view.toPicture(place);
+  return stage.scene?.at(x, y) ?? null;
+};
+
+const objectOf = ({ target }) => stage.scene.objects[target.closest("[role=option]")?.id.replace("object-", "")] ?? null;
+
+function letGo() {
+  if (!stage.scene) return;
+  if (chosenObject()) return choose(null);
+  view.fit();
+  moved();
+}
+
+const LIST_KEYS = {
+  ArrowDown: () => choose(neighbour(1)),
+  ArrowUp: () => choose(neighbour(-1)),
+  PageDown: () => choose(neighbour(10)),
+  PageUp: () => choose(neighbour(-10)),
+  Home: () => choose(neighbour(-Infinity)),
+  End: () => choose(neighbour(Infinity)),
+  Enter: () => enlarge(chosenObject()),
+};
+
+function listKey(event) {
+  const act = LIST_KEYS[event.key];
+  if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  act();
+}
+
+function zoomBy(factor) {
+  view.zoom(factor);
+  moved();
+}
+
+function switchClasses(isShown) {
+  const { scene } = stage;
+  scene.hidden = new Set(isShown ? [] : scene.classes.map(({ id }) => id));
+  recoloured();
+}
+
+
+// Wires
+
+
+$("file").addEventListener("change", ({ target }) => {
+  takeFirst(target.files, true);
+  target.value = ""; // so that the same file can be chosen again
+});
+for (const button of document.querySelectorAll("[data-sample]")) button.addEventListener("click", takeSample);
+document.addEventListener("paste", ({ clipboardData }) => takeFirst(clipboardData.files, true));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  $("stage").classList.add("over");
+});
+document.addEventListener("dragleave", ({ relatedTarget }) => {
+  if (!relatedTarget) $("stage").classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("stage").classList.remove("over");
+  takeFirst(event.dataTransfer.files);
+});
+document.addEventListener("keydown", ({ key }) => { if (key === "Escape") letGo(); });
+
+$("model").addEventListener("change", useModel);
+$("threshold").addEventListener("input", filtered);
+for (const id of ["masks", "boxes", "labels"]) $(id).addEventListener("change", () => redraw("objects"));
+$("by-class").addEventListener("change", recoloured);
+$("all").addEventListener("click", () => switchClasses(true));
+$("none").addEventListener("click", () => switchClasses(false));
+
+listen($("view"), view, {
+  moved,
+  over: (place) => stage.scene && pointAt(place && objectAt(place)),
+  picked: (place) => stage.scene && choose(objectAt(place)),
+});
+$("objects").addEventListener("keydown", listKey);
+$("objects").addEventListener("click", (event) => choose(objectOf(event)));
+$("objects").addEventListener("dblclick", (event) => enlarge(objectOf(event)));
+$("objects").addEventListener("pointerover", (event) => pointAt(objectOf(event)));
+$("objects").addEventListener("pointerleave", () => pointAt(null));
+$("closer").addEventListener("click", () => zoomBy(1.5));
+$("farther").addEventListener("click", () => zoomBy(1 / 1.5));
+$("fit").addEventListener("click", () => { view.fit(); moved(); });
+$("save").addEventListener("click", savePicture);
+
+$("copy-curl").addEventListener("click", ({ currentTarget }) => copyTo(currentTarget, $("curl").textContent));
+$("copy-python").addEventListener("click", ({ currentTarget }) => copyTo(currentTarget, $("python").textContent));
+$("copy-json").addEventListener("click", ({ currentTarget }) => copyTo(currentTarget, answerText));
+$("save-json").addEventListener("click", () => save(new Blob([answerText], { type: "application/json" }), "answer.json"));
+$("json").addEventListener("toggle", () => showJson(answerText));
+
+new ResizeObserver(fit).observe($("stage"));
+showCalls();
+meet();
