@@ -96,7 +96,7 @@ function strokeBox(context, { box: [x1, y1, x2, y2] }) {
   context.strokeRect(x1, y1, x2 - x1, y2 - y1);
 }
 
-/** Each where it hides no object and no better object's label; the marked one's always. */
+/** Each where it hides no better object's label and no other object; the marked one's always. */
 function drawLabels(context, scene, objects, at, { unit, marked }) {
   context.font = `600 ${11 * unit}px system-ui, sans-serif`;
   context.textBaseline = "middle";
@@ -108,7 +108,8 @@ function drawLabels(context, scene, objects, at, { unit, marked }) {
     const text = labelOf(object, scene);
     const size = { width: context.measureText(text).width + 6 * unit, height: 15 * unit };
     const places = labelPlaces(boxes[k], size, context.canvas);
-    const isFree = (place) => ![...placed, ...boxes].some((other) => other !== boxes[k] && overlap(place, other));
+    const isFree = (place) => !placed.some((other) => overlap(place, other))
+      && (place.isInside || !boxes.some((box, other) => other !== k && overlap(place, box)));
     const place = places.find(isFree) ?? (object === marked ? places[0] : undefined);
     if (!place) continue;
     placed.push(place);
@@ -134,7 +135,7 @@ function labelOf({ className, score }, scene) {
 function labelPlaces(box, { width, height }, canvas) {
   const x = Math.max(0, Math.min(box.x, canvas.width - width));
   const places = [{ x, y: box.y - height, width, height }, { x, y: box.y + box.height, width, height }];
-  if (box.height > 4 * height && box.width > 2 * width) places.push({ x, y: Math.max(0, box.y), width, height });
+  if (box.height > 4 * height && box.width > 2 * width) places.push({ x, y: Math.max(0, box.y), width, height, isInside: true });
   return places.filter(({ y }) => y >= 0 && y + height <= canvas.height);
 }
 

@@ -6,7 +6,7 @@ import { $, copy, save } from "./elements.js";
 import { listen } from "./gestures.js";
 import { emptyPanel, showDrawn, showTimes } from "./panel.js";
 import { Scene } from "./scene.js";
-import { models, predict } from "./server.js";
+import { GONE, models, predict, Refusal } from "./server.js";
 import { arrange, fit, look, moved, redraw, stage, view } from "./stage.js";
 import { refused, say } from "./status.js";
 
@@ -21,17 +21,17 @@ let sending = new AbortController();
 // From a picture to an answer
 
 
-/** Ends what is under way. */
+/** Ends what is under way. The signal is aborted when something else begins. */
 function begin() {
   sending.abort();
   sending = new AbortController();
+  say("Reading the picture …");
   return sending.signal;
 }
 
 /** A File, or a Blob with the address that it came from. */
 async function take(blob, name, url = "") {
   const signal = begin();
-  say("Reading the picture …");
   const [read, picture] = await Promise.all([blob.arrayBuffer().catch(() => null), decoded(blob)]);
   if (signal.aborted) return;
   if (!read) return say("This file cannot be read. A folder cannot be sent.", true);
@@ -131,10 +131,12 @@ function takeFirst(files, isPaste = false) {
 }
 
 async function takeSample({ currentTarget: { dataset } }) {
+  const signal = begin();
   const { href } = new URL(`static/${dataset.sample}`, location.href);
-  const reply = await fetch(href).catch(() => null);
-  if (reply?.ok) take(await reply.blob(), dataset.sample, href);
-  else say("The server does not answer. Is it still running?", true);
+  const sample = await fetch(href, { signal }).then((reply) => (reply.ok ? reply.blob() : null), () => null);
+  if (signal.aborted) return;
+  if (sample) take(sample, dataset.sample, href);
+  else refused(new Refusal(GONE), null, meet);
 }
 
 async function savePicture() {

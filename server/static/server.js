@@ -46,7 +46,7 @@ export async function predict(bytes, type, query, signal) {
   }
 }
 
-const GONE = "The server does not answer. Is it still running?";
+export const GONE = "The server does not answer. Is it still running?";
 const SENTENCES = { 413: "The picture is too large.", 429: "The server is busy.", 502: GONE, 503: GONE, 504: GONE };
 
 /** Of an answer that is none. A proxy's has no sentence of ours. */

@@ -37,6 +37,7 @@ function askForKey(meet) {
   $("key-form").onsubmit = (event) => {
     event.preventDefault();
     useKey($("key").value);
+    $("key").value = "";
     $("key-form").hidden = true;
     meet();
   };
