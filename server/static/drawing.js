@@ -84,7 +84,7 @@ function drawMarked(context, scene, object, scale, { masks, unit }) {
     context.fill(path, "evenodd");
     context.globalAlpha = 1;
   }
-  for (const [style, width] of [["#000", 6], ["#fff", 4], [colour, 2]]) {
+  for (const [style, width] of [["#000", 5], ["#fff", 3.5], [colour, 1.5]]) {
     context.strokeStyle = style;
     context.lineWidth = (width * unit) / scale;
     if (masks) context.stroke(path);

@@ -103,21 +103,22 @@ async function meet() {
   } catch (error) {
     return refused(error, meet, meet);
   }
-  say(loaded.length ? WELCOME : "No model is loaded.", !loaded.length);
   $("model").replaceChildren(...loaded.map(({ name, version }) => new Option(`${name} ${version}`)));
   $("model").selectedIndex = Math.max(0, loaded.findIndex(({ name }) => name === "default"));
   $("models").hidden = loaded.length < 2;
   $("only-model").textContent = loaded.length === 1 ? `${loaded[0].name} ${loaded[0].version}` : "";
-  if (loaded.length) useModel();
+  if (!loaded.length) return say("No model is loaded.", true);
+  useModel();
+  if (bytes) ask();
+  else say(WELCOME);
 }
 
 function useModel() {
   const { name, version, score_threshold: least, default_score_threshold: usual } = model();
   asked.model = loaded.length > 1 ? { model: name, version } : {};
-  $("threshold").min = least;
+  $("threshold").min = Math.floor(100 * least) / 100; // its steps are counted from there
   $("threshold").value = usual;
   filtered();
-  if (bytes) ask();
 }
 
 
@@ -223,7 +224,10 @@ document.addEventListener("drop", (event) => {
 });
 document.addEventListener("keydown", ({ key }) => { if (key === "Escape") letGo(); });
 
-$("model").addEventListener("change", useModel);
+$("model").addEventListener("change", () => {
+  useModel();
+  if (bytes) ask();
+});
 $("threshold").addEventListener("input", filtered);
 for (const id of ["masks", "boxes", "labels"]) $(id).addEventListener("change", () => redraw("objects"));
 $("by-class").addEventListener("change", recoloured);

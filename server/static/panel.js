@@ -5,7 +5,6 @@ import { classColour } from "./scene.js";
 
 /** While there is no answer: the panel keeps its place. */
 export function emptyPanel() {
-  $("found").hidden = false;
   $("found").inert = true;
   for (const id of ["classes", "objects", "details", "count"]) $(id).replaceChildren();
   for (const id of ["many-classes", "by-class-label", "no-details", "time", "json"]) $(id).hidden = true;

@@ -30,6 +30,7 @@ export function arrange() {
   $("stage").classList.toggle("empty", !size);
   $("hint").hidden = Boolean(size);
   $("tools").hidden = !stage.scene;
+  $("found").hidden = !size;
   $("view").tabIndex = stage.scene ? 0 : -1;
   $("stage").style.setProperty("--shape", size ? size.width / size.height : 4 / 3);
   fit();

@@ -23,7 +23,8 @@ window.fetch = (url, options) => String(url).startsWith("predict")
   ? Promise.resolve(new Response(text, { status, headers })) : real(url, options);
 """
 COLOURED = """
-const view = document.getElementById("view"), pixels = view.getContext("2d").getImageData(0, 0, view.width, view.height);
+const view = document.getElementById("view");
+const pixels = view.getContext("2d").getImageData(0, 0, view.width, view.height);
 let found = 0;
 for (let k = 3; k < pixels.data.length; k += 4) if (pixels.data[k]) found++;
 return found;

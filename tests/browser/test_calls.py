@@ -19,7 +19,9 @@ PRINTS_SCORES = "\nimport json\nprint(json.dumps([float(score) for score in pred
 def shell(call: str, folder: Path, **variables: str) -> str:
     environment = {**os.environ, **variables}
     command = ["bash", "-euc", call]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, timeout=60).stdout.decode()
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, check=True, timeout=60
+    ).stdout.decode()
 
 
 def scores(answer: str) -> list[float]:

@@ -175,6 +175,28 @@ def test_the_picture_can_be_enlarged_and_moved_back(page: Page, nuclei: Path) ->
     assert page.coloured() == fitting
 
 
+def test_a_pinch_and_the_wheel_with_ctrl_enlarge_and_a_drag_moves(page: Page, nuclei: Path) -> None:
+    page.choose(nuclei)
+    page.answered()
+    seen = [page.coloured()]
+    box = page.element("stage").rect
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for reach, kind in ((20, "touchStart"), (40, "touchMove"), (80, "touchMove")):
+        fingers = [{"x": x - reach, "y": y, "id": 0}, {"x": x + reach, "y": y, "id": 1}]
+        page.command("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
+    page.command("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    seen.append(page.coloured())
+    page.command("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-120, modifiers=2)
+    seen.append(page.coloured())
+    page.command("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, button="left", clickCount=1)
+    page.command("Input.dispatchMouseEvent", type="mouseMoved", x=x + 90, y=y + 60, button="left", buttons=1)
+    page.command("Input.dispatchMouseEvent", type="mouseReleased", x=x + 90, y=y + 60, button="left")
+    seen.append(page.coloured())
+    assert len(set(seen)) == 4
+    page.command("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=900)
+    assert page.coloured() == seen[-1]  # without Ctrl the page scrolls
+
+
 def test_the_time_bar_adds_up_to_the_round_trip(page: Page, nuclei: Path) -> None:
     page.choose(nuclei)
     page.answered()
