@@ -14,8 +14,8 @@ const e = document.activeElement, ring = [e, e.closest(".button")].filter(Boolea
 return [e.id || e.dataset.sample || e.tagName, ring];
 """
 NAMELESS = """
-const named = (e) => e.ariaLabel || e.labels?.length || e.textContent.trim() || e.querySelector("img[alt]:not([alt=''])")
-  || e.getAttribute("aria-labelledby");
+const named = (e) => e.ariaLabel || e.getAttribute("aria-labelledby") || e.labels?.length || e.textContent.trim()
+  || e.querySelector("img[alt]:not([alt=''])");
 return [...document.querySelectorAll("a, button, input, select, [tabindex='0'], [role]")]
   .filter((e) => e.checkVisibility() && !named(e)).map((e) => e.outerHTML.slice(0, 100));
 """

@@ -11,12 +11,13 @@ from tests.browser.page import Page
 
 FILLED = """
 const [counts, height, width, tolerance] = arguments;
-Promise.all([import(`${location.origin}/static/rle.js`), import(`${location.origin}/static/outline.js`)]).then(([rle, outline]) => {
+const part = (name) => import(`${location.origin}/static/${name}`);
+Promise.all([part("rle.js"), part("outline.js")]).then(([rle, outline]) => {
   const context = new OffscreenCanvas(width, height).getContext("2d"), runs = rle.runsOf(counts);
   context.fill(outline.pathOf(outline.ringsOf(runs, height), tolerance), "evenodd");
   const alpha = context.getImageData(0, 0, width, height).data.filter((_, k) => k % 4 === 3);
-  const set = Array.from({ length: width * height }, (_, k) => rle.isSet(runs, (k % width) * height + Math.floor(k / width)));
-  done([[...alpha], set]);
+  const place = (k) => (k % width) * height + Math.floor(k / width);
+  done([[...alpha], Array.from({ length: width * height }, (_, k) => rle.isSet(runs, place(k)))]);
 });
 """
 

@@ -20,7 +20,8 @@ from tests.browser.page import Page
 from tests.server.running import ServerProcess, server_process
 
 PASTE = """
-const file = new File([Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0))], "image.png", { type: "image/png" });
+const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
+const file = new File([bytes], "image.png", { type: "image/png" });
 const clipboardData = new DataTransfer();
 clipboardData.items.add(file);
 document.dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
