@@ -38,7 +38,8 @@ class Page:
         self.browser = browser
         self.url = url
         self.command("Browser.grantPermissions", permissions=PERMISSIONS)
-        self.log("browser"), self.log("performance")  # what was left there
+        for kind in ("browser", "performance"):
+            self.log(kind)  # what was left there
         browser.get(url)
 
     def close(self) -> None:
@@ -61,8 +62,9 @@ class Page:
         for kind in ("dragEnter", "dragOver", "drop"):
             self.command("Input.dispatchDragEvent", type=kind, data=data, **at)
 
-    def click(self, name: str) -> None:
-        self.element(name).click()
+    def click(self, *names: str) -> None:
+        for name in names:
+            self.element(name).click()
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -132,18 +134,18 @@ class Page:
     # The browser
 
     def run(self, script: str, *values: object) -> Any:
-        return self.browser.execute_script(script, *values)  # type: ignore[no-untyped-call]
+        return self.browser.execute_script(script, *values)
 
     def run_async(self, script: str, *values: object) -> Any:
         """`script` calls `done(result)`."""
         script = f"const done = arguments[arguments.length - 1]; {script}"
-        return self.browser.execute_async_script(script, *values)  # type: ignore[no-untyped-call]
+        return self.browser.execute_async_script(script, *values)
 
     def command(self, name: str, **values: object) -> Any:
-        return self.browser.execute_cdp_cmd(name, values)  # type: ignore[no-untyped-call]
+        return self.browser.execute_cdp_cmd(name, values)
 
     def log(self, kind: str) -> list[dict[str, Any]]:
-        return list(self.browser.get_log(kind))  # type: ignore[no-untyped-call]
+        return list(self.browser.get_log(kind))
 
     def requested(self) -> list[str]:
         """The addresses of all that was requested since the page was opened."""

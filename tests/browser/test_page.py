@@ -71,7 +71,7 @@ def test_a_sample_needs_no_file(page: Page, sample: int) -> None:
 def test_masks_lie_on_the_nuclei(page: Page, nuclei: Path) -> None:
     page.choose(nuclei)
     page.answered()
-    page.click("boxes"), page.click("labels")
+    page.click("boxes", "labels")
     page.next_frame()
     beside, under = page.run(BRIGHTNESS)
     assert under > 4 * beside
@@ -90,7 +90,7 @@ def test_masks_lie_on_a_picture_that_its_exif_data_turn(
     turned.save(tmp_path / "turned.jpg", quality=95, exif=exif)
     page.choose(tmp_path / "turned.jpg")
     assert page.answered()[0] > 40
-    page.click("boxes"), page.click("labels")
+    page.click("boxes", "labels")
     page.next_frame()
     beside, under = page.run(BRIGHTNESS)
     assert under > 4 * beside
@@ -116,7 +116,7 @@ def test_threshold_classes_and_layers_change_what_is_drawn_without_a_request(pag
     assert page.coloured() == 0
     page.set_threshold(0.5)
     assert page.answered()[0] == usual
-    page.click("boxes"), page.click("labels")
+    page.click("boxes", "labels")
     assert 0 < page.coloured() < all_of_it
     page.click("masks")
     assert page.coloured() == 0
@@ -245,7 +245,7 @@ def test_no_request_leaves_the_servers_origin(page: Page, nuclei: Path) -> None:
     page.elements("[data-sample]")[0].click()
     page.answered()
     page.element("json").find_element(By.TAG_NAME, "summary").click()
-    page.click("copy-curl"), page.click("save")
+    page.click("copy-curl", "save")
     requested = page.requested()
     assert len(requested) > 10
     assert [url for url in requested if not url.removeprefix("blob:").startswith(f"{page.url}/")] == []
