@@ -145,7 +145,7 @@ class Page:
         return self.browser.execute_cdp_cmd(name, values)
 
     def log(self, kind: str) -> list[dict[str, Any]]:
-        return list(self.browser.get_log(kind))
+        return list(self.browser.get_log(kind))  # type: ignore[no-untyped-call]
 
     def requested(self) -> list[str]:
         """The addresses of all that was requested since the page was opened."""
