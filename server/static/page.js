@@ -1,7 +1,7 @@
 /* The demo page: a picture goes to this server once; everything else happens here, on its answer. */
 
 import { asked, choose, chosenObject, filtered, neighbour, pointAt, recoloured, showCalls, showJson } from "./answer.js";
-import { composed, decoded } from "./drawing.js";
+import { composed, decoded, release } from "./drawing.js";
 import { $, copy, save } from "./elements.js";
 import { listen } from "./gestures.js";
 import { emptyPanel, showDrawn, showTimes } from "./panel.js";
@@ -25,6 +25,7 @@ let sending = new AbortController();
 function begin() {
   sending.abort();
   sending = new AbortController();
+  $("stage").classList.remove("busy");
   say("Reading the picture …");
   return sending.signal;
 }
@@ -32,26 +33,28 @@ function begin() {
 /** A File, or a Blob with the address that it came from. */
 async function take(blob, name, url = "") {
   const signal = begin();
-  const [read, picture] = await Promise.all([blob.arrayBuffer().catch(() => null), decoded(blob)]);
+  const read = await blob.arrayBuffer().catch(() => null);
   if (signal.aborted) return;
   if (!read) return say("This file cannot be read. A folder cannot be sent.", true);
   bytes = read;
   asked.file = { name, type: blob.type || "application/octet-stream", url };
-  stage.picture = picture;
-  await ask();
+  await ask(decoded(blob));
 }
 
-/** Sends the picture that is there. */
-async function ask() {
+/** Sends the picture that is there, and meanwhile shows it: `decoding` where it is another than before. */
+async function ask(decoding = stage.picture) {
   const signal = begin();
-  forget();
   $("stage").classList.add("busy");
   say("Looking …");
+  const asking = predict(bytes, asked.file.type, query(), signal);
+  asking.catch(() => {}); // a refusal that comes before the picture is told after it
   try {
-    const { text, roundTripMs } = await predict(bytes, asked.file.type, query(), signal);
-    show(text, roundTripMs);
+    const picture = await decoding;
+    if (!signal.aborted) forget(picture);
+    const answer = await asking;
+    if (!signal.aborted) show(answer);
   } catch (error) {
-    if (!signal.aborted) refused(error, ask, meet);
+    if (!signal.aborted) refused(error, () => ask(), meet);
   } finally {
     if (!signal.aborted) $("stage").classList.remove("busy");
   }
@@ -63,7 +66,9 @@ function query() {
 }
 
 /** The last answer is of another picture or another model. */
-function forget() {
+function forget(picture) {
+  if (picture !== stage.picture) release(stage.picture);
+  stage.picture = picture;
   stage.scene = stage.marked = null;
   emptyPanel();
   $("view").setAttribute("aria-label", asked.file.name);
@@ -71,8 +76,7 @@ function forget() {
   showCalls();
 }
 
-function show(text, roundTripMs) {
-  const began = performance.now();
+function show({ text, roundTripMs, arrived }) {
   const { images, timings_ms: timings } = JSON.parse(text);
   const scene = new Scene(images[0]), { picture } = stage;
   // Masks on a picture that the browser reads otherwise than the server would be wrong.
@@ -87,7 +91,7 @@ function show(text, roundTripMs) {
   showJson(text);
   arrange();
   // The second frame begins when the first one has been drawn.
-  requestAnimationFrame(() => requestAnimationFrame(() => showDrawn(performance.now() - began)));
+  requestAnimationFrame(() => requestAnimationFrame(() => showDrawn(performance.now() - arrived)));
 }
 
 

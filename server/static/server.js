@@ -28,7 +28,7 @@ export async function models() {
   return (await reply.json()).models;
 }
 
-/** The answer to a picture: its text, and the milliseconds from sending to the last byte. */
+/** The answer to a picture: its text, the milliseconds from sending to its last byte, and when that was. */
 export async function predict(bytes, type, query, signal) {
   const began = performance.now();
   try {
@@ -39,7 +39,8 @@ export async function predict(bytes, type, query, signal) {
       signal,
     });
     if (!reply.ok) throw await refusal(reply);
-    return { text: await reply.text(), roundTripMs: performance.now() - began };
+    const text = await reply.text(), arrived = performance.now();
+    return { text, roundTripMs: arrived - began, arrived };
   } catch (error) {
     if (error instanceof Refusal || error.name === "AbortError") throw error;
     throw await silence(bytes.byteLength);

@@ -14,7 +14,10 @@ export function say(text, isError = false) {
 
 /** What the server, or its silence, says. `again` is called where trying again may help; `meet` once there is a key. */
 export function refused(error, again, meet) {
-  if (!(error instanceof Refusal)) throw error;
+  if (!(error instanceof Refusal)) {
+    say(`This is no answer that the page understands: ${error.message}`, true);
+    throw error; // for the console
+  }
   say(error.message, true);
   if (error.status === 401) return askForKey(meet);
   if (!error.canRetry) return;

@@ -108,6 +108,17 @@ def test_what_a_proxy_answers_is_told_in_our_words(page: Page, nuclei: Path) -> 
     page.wait_for("status", "answered 418")
 
 
+def test_a_folder_dropped_meanwhile_ends_the_wait(open_page: OpenPage, nuclei: Path, tmp_path: Path) -> None:
+    with server_process("--fake-batch-ms", "3000") as server:
+        page = open_page(f"{server.url}/")
+        page.wait_for("only-model", "fake")
+        page.choose(nuclei)
+        page.wait_for("status", "Looking")
+        page.drop(tmp_path)
+        page.wait_for("status", "cannot be read")
+        assert "busy" not in (page.element("stage").get_attribute("class") or "")
+
+
 def test_a_key_is_asked_for_and_kept_in_the_page_only(open_page: OpenPage, tmp_path: Path) -> None:
     picture = tmp_path / "noise.png"
     picture.write_bytes(as_png(noise(0)))
