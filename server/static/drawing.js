@@ -1,6 +1,8 @@
 /* What is seen: the picture on one canvas, its objects on another over it, both at the display's own pixels. */
 
 const FILL = 0.36, STRONG_FILL = 0.6, BOX = 0.6;
+/** More objects than this are a crowd: labels get short. */
+const CROWD = 25;
 /** A phone's browser gives a canvas no more pixels than this. */
 const MOST_PIXELS = 16e6;
 /** Pixels of the copy that is drawn where the picture is shown small. */
@@ -111,7 +113,7 @@ function drawLabels(context, scene, objects, at, { unit, marked }) {
   }));
   const placed = [];
   for (const [k, object] of objects.entries()) {
-    const text = labelOf(object, scene);
+    const text = labelOf(object, scene, objects.length > CROWD && object !== marked);
     const size = { width: context.measureText(text).width + 6 * unit, height: 15 * unit };
     const places = labelPlaces(boxes[k], size, context.canvas);
     const isFree = (place) => !placed.some((other) => overlap(place, other))
@@ -132,9 +134,9 @@ function drawLabel(context, text, { x, y, width, height }, colour, unit) {
   context.fillText(text, x + 3 * unit, y + height / 2 + 0.5 * unit);
 }
 
-/** The class is said where there are several. */
-function labelOf({ className, score }, scene) {
-  return scene.classes.length > 1 ? `${className} ${score.toFixed(2)}` : score.toFixed(2);
+/** In a crowd of one class, its name goes without saying. */
+function labelOf({ className, score }, { classes }, isInCrowd) {
+  return isInCrowd && classes.length === 1 ? score.toFixed(2) : `${className} ${score.toFixed(2)}`;
 }
 
 /** Over the box, under it, or in its corner where it is much larger; within the canvas. */

@@ -34,7 +34,7 @@ function wait(seconds) {
 }
 
 function askForKey(meet) {
-  if (hasKey()) say("The server does not take this key.", true);
+  say(hasKey() ? "The server does not take this key." : "This server needs a key.", true);
   $("key-form").hidden = false;
   $("key").focus();
   $("key-form").onsubmit = (event) => {
