@@ -47,7 +47,7 @@ export function choose(object) {
 
 /** `object` stands out for now; without one, the chosen one does again. */
 export function pointAt(object) {
-  if (object && object === stage.marked) return;
+  if (!stage.scene || (object && object === stage.marked)) return;
   stage.marked = object ?? chosen;
   showMarked(stage.scene, stage.marked, !object);
   redraw("objects");

@@ -113,9 +113,10 @@ function drawLabels(context, scene, objects, at, { unit, marked }) {
   }));
   const placed = [];
   for (const [k, object] of objects.entries()) {
-    const text = labelOf(object, scene, objects.length > CROWD && object !== marked);
+    const isInCrowd = objects.length > CROWD && object !== marked;
+    const text = labelOf(object, scene, isInCrowd);
     const size = { width: context.measureText(text).width + 6 * unit, height: 15 * unit };
-    const places = labelPlaces(boxes[k], size, context.canvas);
+    const places = labelPlaces(boxes[k], size, context.canvas, isInCrowd ? 4 : 1.5);
     const isFree = (place) => !placed.some((other) => overlap(place, other))
       && (place.isInside || !boxes.some((box, other) => other !== k && overlap(place, box)));
     const place = places.find(isFree) ?? (object === marked ? places[0] : undefined);
@@ -139,11 +140,11 @@ function labelOf({ className, score }, { classes }, isInCrowd) {
   return isInCrowd && classes.length === 1 ? score.toFixed(2) : `${className} ${score.toFixed(2)}`;
 }
 
-/** Over the box, under it, or in its corner where it is much larger; within the canvas. */
-function labelPlaces(box, { width, height }, canvas) {
+/** Over the box, under it, or in its corner where it is so many times as high; within the canvas. */
+function labelPlaces(box, { width, height }, canvas, times) {
   const x = Math.max(0, Math.min(box.x, canvas.width - width));
   const places = [{ x, y: box.y - height, width, height }, { x, y: box.y + box.height, width, height }];
-  if (box.height > 4 * height && box.width > 2 * width) places.push({ x, y: Math.max(0, box.y), width, height, isInside: true });
+  if (box.height > times * height && box.width > (times / 3) * width) places.push({ x, y: Math.max(0, box.y), width, height, isInside: true });
   return places.filter(({ y }) => y >= 0 && y + height <= canvas.height);
 }
 

@@ -129,10 +129,9 @@ function useModel() {
 // What people do
 
 
-function takeFirst(files, isPaste = false) {
+function takeFirst(files) {
   const picture = [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
   if (picture) take(picture, picture.name || "picture.png");
-  else if (!isPaste) say("Drop a picture file.", true);
 }
 
 async function takeSample({ currentTarget: { dataset } }) {
@@ -209,11 +208,11 @@ function switchClasses(isShown) {
 
 
 $("file").addEventListener("change", ({ target }) => {
-  takeFirst(target.files, true);
+  takeFirst(target.files);
   target.value = ""; // so that the same file can be chosen again
 });
 for (const button of document.querySelectorAll("[data-sample]")) button.addEventListener("click", takeSample);
-document.addEventListener("paste", ({ clipboardData }) => takeFirst(clipboardData.files, true));
+document.addEventListener("paste", ({ clipboardData }) => takeFirst(clipboardData.files));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   $("stage").classList.add("over");
@@ -224,7 +223,8 @@ document.addEventListener("dragleave", ({ relatedTarget }) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   $("stage").classList.remove("over");
-  takeFirst(event.dataTransfer.files);
+  if (event.dataTransfer.files.length) takeFirst(event.dataTransfer.files);
+  else say("Drop a picture file.", true);
 });
 document.addEventListener("keydown", ({ key }) => { if (key === "Escape") letGo(); });
 
@@ -240,7 +240,7 @@ $("none").addEventListener("click", () => switchClasses(false));
 
 listen($("view"), view, {
   moved,
-  over: (place) => stage.scene && pointAt(place && objectAt(place)),
+  over: (place) => pointAt(place && objectAt(place)),
   picked: (place) => stage.scene && choose(objectAt(place)),
 });
 $("objects").addEventListener("keydown", listKey);
