@@ -27,7 +27,7 @@ from server.metrics import Metrics
 from server.models import Model, Models, default_folder
 from server.pages import page_response
 from server.pictures.remote import RemotePictures
-from server.protocols import native
+from server.protocols import cvat, label_studio, native, roboflow
 from server.protocols.prediction import answered, models_of, settings_of
 from server.settings import MIB, Settings
 from server.tracing import Tracing
@@ -68,6 +68,7 @@ def create_app(
         if settings.url_inputs
         else None
     )
+    app.state.label_studio_pictures = label_studio.remote_pictures(settings, app.state.bodies)
     app.state.metrics = metrics
     app.state.lifecycle = lifecycle
     app.state.tracing = traces or tracing.from_environment()
@@ -75,6 +76,9 @@ def create_app(
     # In front of FastAPI's own route, which is for the schema: that one looks for parameters that are not there.
     app.router.routes.append(Route("/predict", predict, methods=["POST"]))
     app.include_router(router)
+    app.include_router(cvat.router)
+    app.include_router(label_studio.router)
+    app.include_router(roboflow.router)
     app.add_middleware(Compression, compresslevel=1)
     app.add_middleware(
         Gateway,
