@@ -90,11 +90,12 @@ async def _detected(request: Request, options: PredictOptions) -> Response:
         return await picture_files(PredictBody(image=call.image), settings_of(request), remote)
 
     found = await answered(request, options.model_copy(update=wishes), read_pictures)
-    return await asyncio.to_thread(_shapes, found.answer.images[0])
+    return await asyncio.to_thread(shapes, found.answer.images[0])
 
 
-def _shapes(image: ImageResult) -> Response:
-    size_hw, pixels, shapes = (image.height, image.width), 0, []
+def shapes(image: ImageResult) -> Response:
+    """Raises `PictureTooLarge`."""
+    size_hw, pixels, written = (image.height, image.width), 0, []
     for found in with_pixels(image):
         shape = _shape(found, size_hw)
         pixels += len(shape["mask"])
@@ -103,8 +104,8 @@ def _shapes(image: ImageResult) -> Response:
                 f"The masks take more than {MAX_MASK_PIXELS} numbers as CVAT reads them; "
                 "send a smaller picture or a higher threshold."
             )
-        shapes.append(shape)
-    return json_response(shapes)
+        written.append(shape)
+    return json_response(written)
 
 
 def _shape(found: Detection, size_hw: tuple[int, int]) -> dict[str, Any]:
