@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +88,17 @@ def test_models_and_the_server(server_url: str) -> None:
     assert client.get_model_description("demo/1").task_type == "instance-segmentation"
     assert [model.model_id for model in client.load_model("demo").models] == ["demo", "demo/1"]
     assert client.get_server_info().name == "Maskline"
+
+
+def test_the_script_of_the_page(server_url: str, pictures: list[Path], tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "roboflow.md").read_text()
+    found = re.search(r"<!-- script -->\n```python\n(.*?)```\n<!-- end of script -->", page, re.DOTALL)
+    assert found is not None
+    (tmp_path / "pictures").symlink_to(pictures[0].parent)
+    script = found[1].replace("http://127.0.0.1:8000", server_url)
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(run.stdout.split()[0]) > 10
+    assert Image.open(tmp_path / "masks.png").size == Image.open(pictures[0].parent / "histology-1.png").size
 
 
 def test_errors_are_sentences(server_url: str, pictures: list[Path]) -> None:
