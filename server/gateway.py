@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import CLIENT_GONE, problem
+from server.errors import CLIENT_GONE, own_path, problem
 from server.exchange import Exchange
 from server.lifecycle import Lifecycle
 from server.logs import AccessLog, values
@@ -29,7 +29,7 @@ logger = logging.getLogger("server")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 LONGEST_PATH = 256
 """Characters of a path that logs and traces keep."""
-PROBES = ("/health/", "/metrics")
+PROBES = ("/health/", "/v2/health/", "/metrics")
 """Answered while the server stops and without a key."""
 PUBLIC = ("/", "/docs", "/openapi.json")
 
@@ -87,10 +87,10 @@ class Gateway:
         if _is_probe(scope):
             return None
         if self._lifecycle.draining:
-            return problem(503, "The server is stopping; it takes no new work.", request_id)
+            return problem(503, "The server is stopping; it takes no new work.", request_id, path=own_path(scope))
         if self._api_keys and not _is_public(scope) and not self._has_key(scope):
             detail = "This server needs a key: send the header `Authorization: Bearer KEY`."
-            return problem(401, detail, request_id, {"WWW-Authenticate": "Bearer"})
+            return problem(401, detail, request_id, {"WWW-Authenticate": "Bearer"}, path=own_path(scope))
         return None
 
     def _has_key(self, scope: Scope) -> bool:
@@ -107,7 +107,8 @@ class Gateway:
             logger.exception("bug", extra=values(request_id=record.request_id, trace_id=record.trace_id))
             if not record.status:
                 detail = "The server has a bug. Its log has the details under this request id."
-                await problem(500, detail, record.request_id)(scope, exchange.receive, exchange.send)
+                answer = problem(500, detail, record.request_id, path=own_path(scope))
+                await answer(scope, exchange.receive, exchange.send)
         finally:
             self._record(scope, record)
 
@@ -151,17 +152,12 @@ def _template(scope: Scope) -> str:
     """The route's, or nothing: what a client makes up must not become a label. Refusals at the door are of no route."""
     if route := scope.get("route"):
         return str(route.path)
-    return PREDICT if _route(scope) == PREDICT else ""
-
-
-def _route(scope: Scope) -> str:
-    """The path without the part under which a proxy shows the service."""
-    return str(scope["path"]).removeprefix(scope["root_path"])
+    return PREDICT if own_path(scope) == PREDICT else ""
 
 
 def _is_probe(scope: Scope) -> bool:
-    return _route(scope).startswith(PROBES)
+    return own_path(scope).startswith(PROBES)
 
 
 def _is_public(scope: Scope) -> bool:
-    return _route(scope) in PUBLIC
+    return own_path(scope) in PUBLIC

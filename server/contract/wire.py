@@ -27,6 +27,7 @@ Corner = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
 """x, y on the grid between the pixels."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
+LONGEST_TIMEOUT_MS = 86_400_000
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -153,7 +154,7 @@ class PredictOptions(BaseModel):
     max_detections: PositiveInt | None = None
     classes: tuple[str, ...] | None = None
     mask: MaskFormat = "rle"
-    timeout_ms: PositiveInt | None = None
+    timeout_ms: Annotated[int, Field(gt=0, le=LONGEST_TIMEOUT_MS)] | None = None
     priority: Priority = "normal"
 
     @classmethod
