@@ -7,6 +7,7 @@ box, then the box: left, top, right, bottom in whole pixels, right and bottom in
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -16,20 +17,22 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.contract.card import ModelCard
+from server.contract import rle
 from server.contract.errors import BadParameter, PictureTooLarge
 from server.contract.wire import Detection, Fraction, ImageResult, PredictBody, PredictOptions
 from server.protocols import native
-from server.protocols.documents import PICTURE, PROBLEMS, Document, json_response, read_document, request_body
+from server.protocols.documents import Document, described, json_response, read_document
+from server.protocols.examples import CLASS, MODEL, PICTURE, VERSION
 from server.protocols.json_body import picture_files
+from server.protocols.native_openapi import query_parameters
 from server.protocols.objects import counts_of, crop, outline, with_pixels
-from server.protocols.prediction import answered, models_of, settings_of
+from server.protocols.prediction import admit, answered, models_of, settings_of
 
 MAX_MASK_PIXELS: Final = 1 << 26
 """Of all boxes of a picture: CVAT wants each as a number, which makes an answer of 128 MiB."""
 FUNCTION_NAME: Final = "X-Nuclio-Function-Name"
 
-router = APIRouter(responses=PROBLEMS, tags=["CVAT"])
+router = APIRouter(tags=["CVAT"])
 
 
 class CvatCall(Document):
@@ -49,29 +52,31 @@ class CvatMask(BaseModel):
     mask: Annotated[list[int], Field(description="pixels of the box row by row, then left, top, right, bottom")]
 
 
-EXAMPLE: Final = {
+_CALL: Final[dict[str, Any]] = {"body": CvatCall, "example": {"image": PICTURE, "threshold": 0.5}}
+_SHAPE: Final = {
     "confidence": "0.98",
-    "label": "nucleus",
+    "label": CLASS,
     "type": "mask",
     "points": [3, 2, 5, 2, 5, 3, 4, 3, 4, 4, 3, 4],
     "mask": [1, 1, 1, 0, 3, 2, 4, 3],
 }
-_CALL: Final = request_body(
-    CvatCall,
-    {"image": PICTURE, "threshold": 0.5},
-    responses={"200": {"content": {"application/json": {"example": [EXAMPLE]}}}},
-)
-
-
-def _with_query() -> dict[str, Any]:
-    """`mask` and `score_threshold` are CVAT's to say."""
-    names = (one for one in native.OPENAPI["parameters"] if one["name"] not in ("mask", "score_threshold"))
-    return {**_CALL, "parameters": list(names)}
+_QUERY: Final = [one for one in query_parameters() if one["name"] not in ("mask", "score_threshold")]
+_NAME: Final = {
+    "name": FUNCTION_NAME,
+    "in": "header",
+    "required": True,
+    "description": "Name of the model.",
+    "schema": {"type": "string"},
+    "example": MODEL,
+}
 
 
 @router.post("/cvat/", include_in_schema=False)
 @router.post(
-    "/cvat", response_model=list[CvatMask], openapi_extra=_with_query(), summary="Masks of a picture, for CVAT"
+    "/cvat",
+    response_model=list[CvatMask],
+    openapi_extra=described([_SHAPE], **_CALL, parameters=_QUERY),
+    summary="Masks of a picture, for CVAT",
 )
 async def detect(request: Request) -> Response:
     """The objects of a picture as CVAT takes them from a detector. Objects of whose mask no pixel is left are not
@@ -80,6 +85,7 @@ async def detect(request: Request) -> Response:
 
 
 async def _detected(request: Request, options: PredictOptions) -> Response:
+    admit(request, options)
     call = await read_document(request, CvatCall)
     wishes: dict[str, object] = {"mask": "rle_uncompressed"}
     if call.threshold is not None:
@@ -97,19 +103,19 @@ def shapes(image: ImageResult) -> Response:
     """Raises `PictureTooLarge`."""
     size_hw, pixels, written = (image.height, image.width), 0, []
     for found in with_pixels(image):
-        shape = _shape(found, size_hw)
-        pixels += len(shape["mask"])
+        counts = counts_of(found)
+        _, _, w, h = rle.bbox(counts, size_hw)
+        pixels += w * h
         if pixels > MAX_MASK_PIXELS:
             raise PictureTooLarge(
                 f"The masks take more than {MAX_MASK_PIXELS} numbers as CVAT reads them; "
                 "send a smaller picture or a higher threshold."
             )
-        written.append(shape)
+        written.append(_shape(found, counts, size_hw))
     return json_response(written)
 
 
-def _shape(found: Detection, size_hw: tuple[int, int]) -> dict[str, Any]:
-    counts = counts_of(found)
+def _shape(found: Detection, counts: rle.Counts, size_hw: tuple[int, int]) -> dict[str, Any]:
     (x, y, w, h), mask = crop(counts, size_hw)
     return {
         "confidence": str(found.score),
@@ -123,28 +129,52 @@ def _shape(found: Detection, size_hw: tuple[int, int]) -> dict[str, Any]:
 # What CVAT asks the Nuclio dashboard for
 
 
-@router.get("/api/functions", summary="Models, as CVAT asks Nuclio for them")
+class NuclioFunction(BaseModel):
+    """Of Nuclio's description of a function what CVAT reads."""
+
+    metadata: dict[str, Any]
+    spec: dict[str, Any]
+    status: dict[str, Any]
+
+
+def _function(name: str, version: str, classes: Sequence[str]) -> dict[str, Any]:
+    labels = [{"id": index, "name": label, "type": "mask"} for index, label in enumerate(classes) if index]
+    annotations = {"name": name, "type": "detector", "spec": orjson.dumps(labels).decode()}
+    return {
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {"description": f"{name} {version}, served by Maskline"},
+        "status": {"state": "ready"},
+    }
+
+
+@router.get(
+    "/api/functions",
+    response_model=dict[str, NuclioFunction],
+    openapi_extra=described({MODEL: _function(MODEL, VERSION, ["background", CLASS])}),
+    summary="Models, as CVAT asks Nuclio for them",
+)
 async def functions(request: Request) -> Response:
     """Every model as a detector of CVAT, for a CVAT that is told that Maskline is its Nuclio."""
-    models = models_of(request)
-    names = sorted({model.card.name for model in models})
-    return json_response({name: _function(models.versions_of(name)[0].card) for name in names})
+    names = sorted({model.card.name for model in models_of(request)})
+    return json_response({name: _newest(request, name) for name in names})
 
 
-@router.get("/api/functions/{name}", summary="A model, as CVAT asks Nuclio for it")
+@router.get(
+    "/api/functions/{name}",
+    response_model=NuclioFunction,
+    openapi_extra=described(_function(MODEL, VERSION, ["background", CLASS])),
+    summary="A model, as CVAT asks Nuclio for it",
+)
 async def function(request: Request, name: str) -> Response:
     """One model as a detector of CVAT."""
-    return json_response(_function(models_of(request).versions_of(name)[0].card))
+    return json_response(_newest(request, name))
 
 
 @router.post(
     "/api/function_invocations",
     response_model=list[CvatMask],
     summary="Masks of a picture, as CVAT asks Nuclio for them",
-    openapi_extra={
-        **_CALL,
-        "parameters": [{"name": FUNCTION_NAME, "in": "header", "required": True, "schema": {"type": "string"}}],
-    },
+    openapi_extra=described([_SHAPE], **_CALL, parameters=[_NAME]),
 )
 async def invoke(request: Request) -> Response:
     """The same as `/cvat`, of the model that the header names."""
@@ -154,11 +184,6 @@ async def invoke(request: Request) -> Response:
     return await _detected(request, PredictOptions(model=name))
 
 
-def _function(card: ModelCard) -> dict[str, Any]:
-    labels = [{"id": index, "name": name, "type": "mask"} for index, name in enumerate(card.classes) if index]
-    annotations = {"name": card.name, "type": "detector", "spec": orjson.dumps(labels).decode()}
-    return {
-        "metadata": {"name": card.name, "annotations": annotations},
-        "spec": {"description": f"{card.name} {card.version}, served by Maskline"},
-        "status": {"state": "ready"},
-    }
+def _newest(request: Request, name: str) -> dict[str, Any]:
+    card = models_of(request).versions_of(name)[0].card
+    return _function(card.name, card.version, card.classes)

@@ -7,24 +7,20 @@ from typing import Any, Final, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.contract.errors import BadParameter, BodyTooLarge, UnsupportedFormat
-from server.contract.wire import Problem, sentence
+from server.contract.wire import sentence
 from server.protocols.body import read_body
+from server.protocols.native_openapi import without_null
 from server.protocols.prediction import settings_of
 from server.settings import MIB
 
 JSON: Final = "application/json"
 MAX_VALUES: Final = 2_000_000
 """Of one body. A parser makes gigabytes of a hundred MB of "0,0,0"."""
-PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {"4XX": {"model": Problem}, "5XX": {"model": Problem}}
-PICTURE: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAAW0lEQVR42tWTMQ4AIAgDK/EJPqvP5YEODqI2ujgoE/WIJYKpYB+GDwryKB0AGE9S"
-    "mWgLKguHyk3yoEzzru+9gy/E3xsWF8LrPVA7hBsoebSg4sPCHDfq349zLKh5NQuP1u7TVgAAAABJRU5ErkJggg=="
-)
-"""A picture file in base64, for examples."""
 
 
 class Document(BaseModel):
@@ -72,24 +68,27 @@ def json_response(content: object, status: int = 200) -> Response:
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type=JSON)
 
 
-def request_body(kind: type[Document], example: object, **parts: Any) -> dict[str, Any]:
-    """What OpenAPI shows of a body that is read here, not by the framework; `parts` are more of the operation."""
-    content = {JSON: {"schema": _inlined(kind.model_json_schema()), "example": example}}
-    return {"requestBody": {"required": True, "content": content}, **parts}
+# What OpenAPI shows of bodies, queries and answers that are not the framework's to read and write
 
 
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without `$defs`, to which nothing could refer from within a larger document."""
-    definitions = schema.pop("$defs", {})
+def described(
+    answer: object, *, status: int = 200, body: type[Document] | None = None, example: object = None, **parts: Any
+) -> dict[str, Any]:
+    """An operation with an example of its answer and of its body; `parts` are more of it."""
+    operation = {"responses": {str(status): {"content": {JSON: {"example": answer}}}}, **parts}
+    if body is not None:
+        content = {JSON: {"schema": body.model_json_schema(), "example": example}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
 
-    def resolved(part: Any) -> Any:
-        if isinstance(part, list):
-            return [resolved(one) for one in part]
-        if not isinstance(part, dict):
-            return part
-        if "$ref" in part:
-            return resolved(definitions[part["$ref"].rpartition("/")[2]])
-        return {name: resolved(value) for name, value in part.items()}
 
-    inlined: dict[str, Any] = resolved(schema)
-    return inlined
+def query_of(kind: type[Document]) -> list[dict[str, Any]]:
+    """Parameters, of fields that have a description and an example each."""
+    schemas = kind.model_json_schema()["properties"]
+    return [_parameter(name, schema, kind.model_fields[name]) for name, schema in schemas.items()]
+
+
+def _parameter(name: str, schema: dict[str, Any], field: FieldInfo) -> dict[str, Any]:
+    shown = {key: value for key, value in schema.items() if key not in ("description", "examples")}
+    said = {"description": field.description, "example": (field.examples or [None])[0], "schema": without_null(shown)}
+    return {"name": name, "in": "query", **said}

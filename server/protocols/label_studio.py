@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 from urllib.parse import quote
 
 from fastapi import APIRouter
@@ -19,14 +19,16 @@ from starlette.responses import Response
 
 from server.body_budget import BodyBudget
 from server.contract.errors import BadParameter, MasklineError, NotReady, UndecodablePicture
-from server.contract.wire import PredictBody, PredictOptions
+from server.contract.wire import ModelRef, PredictBody, PredictOptions
 from server.pictures.remote import OwnServer, RemotePictures
 from server.protocols import label_config, native
-from server.protocols.documents import PICTURE, PROBLEMS, Document, json_response, read_document, request_body
+from server.protocols.documents import Document, described, json_response, read_document
+from server.protocols.examples import CLASS, MODEL, PICTURE, VERSION
 from server.protocols.json_body import picture_files
 from server.protocols.label_config import LabelConfig
 from server.protocols.label_regions import Prediction, prediction_of
-from server.protocols.prediction import answered, models_of, settings_of
+from server.protocols.native_openapi import query_parameters
+from server.protocols.prediction import admit, answered, models_of, settings_of
 from server.settings import MIB, Settings
 
 logger = logging.getLogger("server.label_studio")
@@ -37,7 +39,7 @@ DATA_URI: Final = "data:"
 AT_ONCE: Final = 16
 """Tasks of a request: enough to fill batches, and few enough that a slow server does not refuse the last of them."""
 
-router = APIRouter(prefix="/label-studio", responses=PROBLEMS, tags=["Label Studio"])
+router = APIRouter(prefix="/label-studio", tags=["Label Studio"])
 
 
 class Task(Document):
@@ -71,14 +73,34 @@ class Predictions(BaseModel):
     results: list[Prediction | list[Prediction]]
 
 
-CONFIG: Final = (
-    '<View><Image name="image" value="$image"/><BrushLabels name="label" toName="image">'
-    '<Label value="Nucleus" predicted_values="something, something else"/></BrushLabels></View>'
+_CONFIG: Final = (
+    '<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">'
+    f'<Label value="Cell" predicted_values="{CLASS}"/></RectangleLabels></View>'
 )
-_CALL: Final = request_body(
-    PredictCall,
-    {"tasks": [{"id": 1, "data": {"image": f"data:image/png;base64,{PICTURE}"}}], "label_config": CONFIG},
-    parameters=[one for one in native.OPENAPI["parameters"] if one["name"] not in ("model", "mask")],
+_REGION: Final = {
+    "id": "0a7f4a2f2a",
+    "type": "rectanglelabels",
+    "from_name": "label",
+    "to_name": "image",
+    "original_width": 32,
+    "original_height": 24,
+    "image_rotation": 0,
+    "value": {"x": 18.75, "y": 20.83333, "width": 65.625, "height": 62.5, "rotation": 0, "rectanglelabels": ["Cell"]},
+    "score": 0.98,
+    "readonly": False,
+}
+_PREDICTION: Final = {"result": [_REGION], "score": 0.98, "model_version": f"{MODEL}/{VERSION}"}
+_HEALTH: Final = described(Health().model_dump())
+_SETUP: Final = described({"model_version": f"{MODEL}/{VERSION}"})
+_WEBHOOK: Final = described(Heard().model_dump(), status=201)
+_PREDICT: Final = described(
+    {"results": [_PREDICTION]},
+    body=PredictCall,
+    example={
+        "tasks": [{"id": 1, "data": {"image": f"data:image/png;base64,{PICTURE}"}}],
+        "label_config": _CONFIG,
+    },
+    parameters=[one for one in query_parameters() if one["name"] not in ("model", "mask")],
 )
 
 
@@ -95,39 +117,48 @@ def remote_pictures(settings: Settings, memory: BodyBudget) -> RemotePictures | 
 
 @router.get("", include_in_schema=False)
 @router.get("/", include_in_schema=False)
-@router.get("/{model}/health", response_model=Health, summary="Whether a model answers")
-@router.get("/health", response_model=Health, summary="Whether the models answer")
+@router.get("/{model}/health", response_model=Health, openapi_extra=_HEALTH, summary="Whether a model answers")
+@router.get("/health", response_model=Health, openapi_extra=_HEALTH, summary="Whether models answer")
 async def health(request: Request) -> Response:
     """503 while a model warms up."""
-    models = models_of(request)
-    if not models.ready:
-        raise NotReady(models.reason)
+    if _model(request) is not None:
+        models_of(request).select(_model(request), None)
+    elif not models_of(request).ready:
+        raise NotReady(models_of(request).reason)
     return json_response(Health().model_dump())
 
 
-@router.post("/{model}/setup", response_model=Setup, summary="The version of a model")
-@router.post("/setup", response_model=Setup, summary="The model's version")
-async def setup(request: Request, model: str | None = None) -> Response:
+@router.post("/{model}/setup", response_model=Setup, openapi_extra=_SETUP, summary="The version of a model")
+@router.post("/setup", response_model=Setup, openapi_extra=_SETUP, summary="The model's version")
+async def setup(request: Request) -> Response:
     """Label Studio asks when it connects. The body is not looked at: nothing is kept of a project."""
-    return json_response({"model_version": _version(request, PredictOptions(model=model))})
+    ref = models_of(request).select(_model(request), None).ref
+    return json_response({"model_version": _version(ref)})
 
 
-@router.post("/{model}/webhook", status_code=201, response_model=Heard, summary="Events of a project")
-@router.post("/webhook", status_code=201, response_model=Heard, summary="Events of a project, for the only model")
+@router.post(
+    "/{model}/webhook", status_code=201, response_model=Heard, openapi_extra=_WEBHOOK, summary="Events, for a model"
+)
+@router.post("/webhook", status_code=201, response_model=Heard, openapi_extra=_WEBHOOK, summary="Events of a project")
 async def webhook(request: Request) -> Response:
     """Label Studio tells of annotations. The body is not looked at: nothing is trained here."""
+    models_of(request).select(_model(request), None)
     return json_response(Heard().model_dump(), 201)
 
 
-@router.post("/{model}/predict", response_model=Predictions, openapi_extra=_CALL, summary="Predictions of a model")
-@router.post("/predict", response_model=Predictions, openapi_extra=_CALL, summary="Predictions for tasks")
-async def predict(request: Request, model: str | None = None) -> Response:
+@router.post(
+    "/{model}/predict", response_model=Predictions, openapi_extra=_PREDICT, summary="Predictions of a model for tasks"
+)
+@router.post("/predict", response_model=Predictions, openapi_extra=_PREDICT, summary="Predictions for tasks")
+async def predict(request: Request) -> Response:
     """Regions for the controls of the label configuration: BrushLabels, PolygonLabels and RectangleLabels.
 
     Where a task fails and others do not, its result is an empty list and the log says why. Of more tasks than pictures
     are accepted in a request the first alone is answered: Label Studio then asks for one at a time.
     """
-    options = native.options_of(request.query_params).model_copy(update={"model": model})
+    options = native.options_of(request.query_params)
+    options = options.model_copy(update={"model": _model(request) or options.model})
+    admit(request, options)
     call = await read_document(request, PredictCall)
     config = await asyncio.to_thread(label_config.read, call.label_config)
     config.check(models_of(request).select(options.model, options.version).card.classes[1:])
@@ -153,8 +184,7 @@ async def _predicted(
 
     async with places:
         found = await answered(request, options, read_pictures)
-    version = f"{found.model.name}/{found.model.version}"
-    return await asyncio.to_thread(prediction_of, found.answer.images[0], config, version)
+    return await asyncio.to_thread(prediction_of, found.answer.images[0], config, _version(found.model))
 
 
 def _results(tasks: list[Task], outcomes: list[dict[str, Any] | BaseException]) -> list[object]:
@@ -171,9 +201,13 @@ def _results(tasks: list[Task], outcomes: list[dict[str, Any] | BaseException]) 
     return results
 
 
-def _version(request: Request, options: PredictOptions) -> str:
-    ref = models_of(request).select(options.model, options.version).ref
-    return f"{ref.name}/{ref.version}"
+def _model(request: Request) -> str | None:
+    """Of the path."""
+    return cast("str | None", request.path_params.get("model"))
+
+
+def _version(model: ModelRef) -> str:
+    return f"{model.name}/{model.version}"
 
 
 def _place(task: Task, name: str, settings: Settings) -> str:

@@ -22,8 +22,10 @@ from server.contract.wire import Detection, ImageResult, MaskFormat, PredictBody
 from server.models import Models
 from server.pictures.remote import is_address
 from server.protocols.body import read_body
-from server.protocols.documents import PICTURE, PROBLEMS, checked, json_response, read_document, request_body
+from server.protocols.documents import checked, described, json_response, query_of, read_document
+from server.protocols.examples import CLASS, MODEL, PICTURE, VERSION
 from server.protocols.json_body import picture_files
+from server.protocols.native_openapi import query_parameters
 from server.protocols.objects import counts_of, outline, through_pixels, with_pixels
 from server.protocols.prediction import Answered, answered, models_of, settings_of
 from server.protocols.roboflow_documents import (
@@ -44,15 +46,41 @@ OWN_PARAMETERS: Final = ("timeout_ms", "priority", "tile", "overlap")
 DATA_URI: Final = re.compile(r"data:[^,]*,")
 MASKS: Final[dict[MaskForm, MaskFormat]] = {"polygon": "rle_uncompressed", "rle": "rle"}
 
-router = APIRouter(responses=PROBLEMS, tags=["Roboflow"])
+_SEGMENTATION: Final = {
+    "inference_id": "4f1f0c5e8b0a4f0c9a3f6f4f3d2a1b0c",
+    "time": 0.03,
+    "image": {"width": 32, "height": 24},
+    "predictions": [
+        {
+            "x": 16.5,
+            "y": 12.5,
+            "width": 21.0,
+            "height": 15.0,
+            "confidence": 0.98,
+            "class": CLASS,
+            "class_id": 1,
+            "detection_id": "3b1f7a52-6f0e-4a4e-9d5f-0a7f4a2f2a53",
+            "mask_format": "rle",
+            "rle": {"size": [24, 32], "counts": "i47`02N2O0O2O0O2O0000000000000001N101N101N2N`3"},
+        }
+    ],
+}
+_QUERY: Final = [one for one in query_parameters() if one["name"] in OWN_PARAMETERS]
+_REGISTRY: Final = {"models": [{"model_id": f"{MODEL}/{VERSION}", "task_type": "instance-segmentation"}]}
+_INFO: Final = {"name": "Maskline", "version": "0.1.0", "uuid": "3b1f7a52-6f0e-4a4e-9d5f-0a7f4a2f2a53"}
+
+router = APIRouter(tags=["Roboflow"])
 
 
 @router.post(
     "/infer/instance_segmentation",
     response_model=Segmentation | list[Segmentation],
     summary="Objects of pictures, for Roboflow's clients",
-    openapi_extra=request_body(
-        SegmentationRequest, {"image": {"type": "base64", "value": PICTURE}, "response_mask_format": "rle"}
+    openapi_extra=described(
+        _SEGMENTATION,
+        body=SegmentationRequest,
+        example={"image": {"type": "base64", "value": PICTURE}, "response_mask_format": "rle"},
+        parameters=_QUERY,
     ),
 )
 async def segment(request: Request) -> Response:
@@ -71,13 +99,14 @@ async def segment(request: Request) -> Response:
     "/infer/{name}/{version}",
     response_model=Segmentation,
     summary="Objects of a picture, for Roboflow's older API",
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "string"}}}},
-        "parameters": [
-            {"name": name, "in": "query", "schema": schema}
-            for name, schema in LegacyQuery.model_json_schema()["properties"].items()
-        ],
-    },
+    openapi_extra=described(
+        _SEGMENTATION,
+        requestBody={
+            "required": True,
+            "content": {"application/json": {"schema": {"type": "string"}, "example": PICTURE}},
+        },
+        parameters=query_of(LegacyQuery),
+    ),
 )
 async def segment_v0(request: Request, name: str, version: str) -> Response:
     """The body is the picture file in base64."""
@@ -92,7 +121,12 @@ async def segment_v0(request: Request, name: str, version: str) -> Response:
     return json_response((await _written(request, found, query.response_mask_format))[0])
 
 
-@router.get("/model/registry", response_model=Registry, summary="Models, as Roboflow's clients ask for them")
+@router.get(
+    "/model/registry",
+    response_model=Registry,
+    summary="Models, as Roboflow's clients ask for them",
+    openapi_extra=described(_REGISTRY),
+)
 async def registry(request: Request) -> Response:
     """Every model by its name, which means its newest version, and by name and version."""
     return json_response(_registry(models_of(request)))
@@ -102,7 +136,7 @@ async def registry(request: Request) -> Response:
     "/model/add",
     response_model=Registry,
     summary="Models, as Roboflow's clients ask for one",
-    openapi_extra=request_body(ModelRequest, {"model_id": "demo/1"}),
+    openapi_extra=described(_REGISTRY, body=ModelRequest, example={"model_id": f"{MODEL}/{VERSION}"}),
 )
 async def add(request: Request) -> Response:
     """The same list, where it has the model; nothing is loaded that is not."""
@@ -111,7 +145,12 @@ async def add(request: Request) -> Response:
     return json_response(_registry(models_of(request)))
 
 
-@router.get("/info", response_model=ServerInfo, summary="The server, as Roboflow's clients ask for it")
+@router.get(
+    "/info",
+    response_model=ServerInfo,
+    summary="The server, as Roboflow's clients ask for it",
+    openapi_extra=described(_INFO),
+)
 async def info() -> Response:
     """Name and version."""
     return json_response({"name": "Maskline", "version": installed_version("maskline"), "uuid": SERVER_ID})

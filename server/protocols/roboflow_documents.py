@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, PositiveInt
 
 from server.contract.wire import Fraction, RleMask
 from server.protocols.documents import Document
+from server.protocols.examples import CLASS
 
 MaskForm = Literal["polygon", "rle"]
 Task = Literal["instance-segmentation"]
@@ -33,13 +34,15 @@ class SegmentationRequest(Document):
 
 
 class LegacyQuery(Document):
-    """The query of v0. `confidence` is a fraction, or a percentage from 1 on; `classes` are separated by commas."""
+    """The query of v0."""
 
-    confidence: Annotated[float, Field(ge=0, le=100)] | None = None
-    classes: str | None = None
-    max_detections: PositiveInt | None = None
-    response_mask_format: MaskForm = "polygon"
-    format: Literal["json"] = "json"
+    confidence: float | None = Field(
+        None, ge=0, le=100, description="Least score: a fraction, or a percentage from 1 on.", examples=[0.5]
+    )
+    classes: str | None = Field(None, description="Names of classes, separated by commas.", examples=[CLASS])
+    max_detections: PositiveInt | None = Field(None, description="Most objects of a picture.", examples=[100])
+    response_mask_format: MaskForm = Field("polygon", description="Form of the masks.", examples=["rle"])
+    format: Literal["json"] = Field("json", description="Form of the answer.", examples=["json"])
 
 
 class ModelRequest(Document):
