@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     label_studio_url: Annotated[str, Field(pattern=r"^(https?://[^\s/?#@]+\S*)?$")] = Field(
         default="", description="Label Studio's own address, to fetch pictures of tasks from; it may be a private one"
     )
-    label_studio_key: str = Field(default="", description="Label Studio's access token, which opens those pictures")
+    label_studio_key: str = Field(default="", description="Label Studio's legacy token, which opens those pictures")
     cors_origins: Texts = Field(
         default=(), description="origins whose pages may use the service, as https://app.example; none: only its own"
     )

@@ -26,6 +26,8 @@ from server.contract.errors import PictureTooLarge, UndecodablePicture
 MAX_REDIRECTS: Final = 3
 MAX_AT_ONCE: Final = 16
 PORTS: Final = {"http": 80, "https": 443}
+ACCEPT: Final = "image/*, */*;q=0.5"
+"""Label Studio refuses who takes pictures alone."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Addresses of a host as text."""
@@ -202,7 +204,7 @@ def _request(target: _Target) -> h11.Request:
     host = f"[{target.host}]" if ":" in target.host else target.host
     if target.port != PORTS[target.url.scheme]:
         host = f"{host}:{target.port}"
-    headers = [("Host", host), ("User-Agent", "maskline"), ("Accept", "image/*"), ("Accept-Encoding", "identity")]
+    headers = [("Host", host), ("User-Agent", "maskline"), ("Accept", ACCEPT), ("Accept-Encoding", "identity")]
     if target.authorization:
         headers.append(("Authorization", target.authorization))
     return h11.Request(method="GET", target=path, headers=[*headers, ("Connection", "close")])

@@ -109,8 +109,7 @@ def remote_pictures(settings: Settings, memory: BodyBudget) -> RemotePictures | 
     if not settings.label_studio_url:
         return None
     key = settings.label_studio_key
-    kind = "Bearer" if key.count(".") == 2 else "Token"  # a JSON Web Token, or one of its older keys
-    own = OwnServer(settings.label_studio_url, PICTURE_PATHS, f"{kind} {key}" if key else "")
+    own = OwnServer(settings.label_studio_url, PICTURE_PATHS, f"Token {key}" if key else "")
     limits = (settings.max_picture_mib * MIB, settings.body_timeout_s, settings.url_hosts, memory)
     return RemotePictures(*limits, own=own, only_own=not settings.url_inputs)
 

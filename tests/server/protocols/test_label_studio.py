@@ -1,6 +1,6 @@
 """Label Studio's protocol, with requests as its own code writes them: `make_predictions`, `setup`, `train` and `health`
-of label_studio/ml/api_connector.py, read at 0f1d1f05 and in the form with Basic auth that followed; `predict_tasks` of
-label_studio/ml/models.py reads the answers. tests/real_clients has Label Studio's SDK.
+of label_studio/ml/api_connector.py in its release 1.23.2, where `predict_tasks` of label_studio/ml/models.py reads the
+answers. tests/real_clients has Label Studio's SDK.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.server.internet import LOOPBACK, Internet, connected, redirect, respo
 from tests.server.protocols.tools import BAD_BODIES, BLACK, JSON, PICTURE, pixels, predicted, refused, text
 from tests.server.running import fake_server, png, running, server_with, settings
 
-HEADERS = {"User-Agent": "heartex/1.13.0", "Accept-Encoding": "gzip, deflate", "Accept": "*/*", **JSON}
+HEADERS = {"User-Agent": "heartex/1.23.2", "Accept-Encoding": "gzip, deflate", "Accept": "*/*", **JSON}
 PROJECT = {"project": "7.1763990000"}
 LABELS = '<Label value="Cell" predicted_values="something, something else" background="#FFA39E"/>'
 
@@ -363,11 +363,20 @@ async def test_pictures_of_label_studio(label_studio: Internet, picture: str, pa
     assert "authorization: token abc" in head.lower()
 
 
+async def test_label_studio_gives_pictures_to_who_takes_anything(label_studio: Internet) -> None:
+    """Its framework knows no pictures: it answers 406 where it finds no form of its own in Accept."""
+    refusal = response(b"", "406 Not Acceptable")
+    label_studio.answer = lambda head: response(PICTURE) if "*/*" in head.lower().partition("accept:")[2] else refusal
+    async with fake_server(label_studio_url=f"http://{LOOPBACK}:{label_studio.port}") as client:
+        ((prediction),) = await results(client, "/data/upload/7/a.png")
+    assert len(prediction["result"]) == 1
+
+
 async def test_its_full_address_is_the_same(label_studio: Internet) -> None:
     url = f"http://{LOOPBACK}:{label_studio.port}"
-    async with fake_server(label_studio_url=url, label_studio_key="a.b.c") as client:
+    async with fake_server(label_studio_url=url, label_studio_key="abc") as client:
         await results(client, f"{url}/data/upload/7/a.png")
-    assert "authorization: bearer a.b.c" in label_studio.asked[0].lower()
+    assert "authorization: token abc" in label_studio.asked[0].lower()
 
 
 @pytest.mark.parametrize(
