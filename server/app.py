@@ -23,7 +23,7 @@ from server.lifecycle import Lifecycle
 from server.metrics import Metrics
 from server.models import Model, Models, default_folder
 from server.pictures.remote import RemotePictures
-from server.protocols import models_schema, native
+from server.protocols import cvat, label_studio, models_schema, native, roboflow
 from server.protocols.admin import check_admin_key
 from server.protocols.open_inference import routes as open_inference
 from server.protocols.prediction import answered, models_of, settings_of
@@ -70,6 +70,7 @@ def create_app(
         if settings.url_inputs
         else None
     )
+    app.state.label_studio_pictures = label_studio.remote_pictures(settings, app.state.bodies)
     app.state.metrics = metrics
     app.state.lifecycle = lifecycle
     app.state.tracing = traces or tracing.from_environment()
@@ -80,6 +81,9 @@ def create_app(
     app.include_router(router)
     app.include_router(open_inference.router)
     app.include_router(pages.router)
+    app.include_router(roboflow.router)
+    app.include_router(label_studio.router)
+    app.include_router(cvat.router)
     app.add_middleware(Compression, compresslevel=1)
     app.add_middleware(
         Gateway,

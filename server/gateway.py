@@ -5,6 +5,7 @@ Pure ASGI: a `BaseHTTPMiddleware` would hide from the routes that a client has g
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
 import re
@@ -123,10 +124,20 @@ class Gateway:
 
 
 def key_of(headers: Headers) -> bytes:
-    """The key of `Authorization: Bearer KEY` or of `X-API-Key: KEY` as it was sent, else nothing."""
+    """The key of `Authorization: Bearer KEY` or of `X-API-Key: KEY` as it was sent, else nothing. A password of Basic
+    is one too: Label Studio knows no other way."""
     scheme, _, key = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        return _password(key)
     found = key.strip() if scheme.lower() == "bearer" else headers.get("X-API-Key", "")
     return found.encode("latin-1")  # as starlette has decoded it
+
+
+def _password(credentials: str) -> bytes:
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def key_bytes(key: str) -> bytes:
