@@ -5,7 +5,8 @@ RUNTIME ?= cpu
 MINUTES ?= 30
 VENV    := .venv
 PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SERVER  := client,server,$(RUNTIME)
+cpu     := cpu,openvino
+SERVER  := client,server,$(or $($(RUNTIME)),$(RUNTIME))
 ALL     := $(SERVER),export,dev
 
 .PHONY: help install serve test lint format test-browser test-clients bench soak fuzz plugins docs clean
