@@ -15,11 +15,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from server.contract.wire import Problem
-from server.errors import SENTENCE_NAMES
+from server.errors import PROBLEM, SENTENCE_NAMES
 from server.gateway import PROBES
 from server.protocols.examples import MODEL, VERSION
 
-PROBLEM = "application/problem+json"
 DESCRIPTION = """\
 Post pictures, get every object with its box, class, score and mask.
 
