@@ -79,11 +79,8 @@ def create_app(
     # In front of FastAPI's own route, which is for the schema: that one looks for parameters that are not there.
     app.router.routes.append(Route("/predict", predict, methods=["POST"]))
     app.include_router(router)
-    app.include_router(open_inference.router)
-    app.include_router(pages.router)
-    app.include_router(roboflow.router)
-    app.include_router(label_studio.router)
-    app.include_router(cvat.router)
+    for each in (open_inference, roboflow, label_studio, cvat, pages):
+        app.include_router(each.router)
     app.add_middleware(Compression, compresslevel=1)
     app.add_middleware(
         Gateway,
