@@ -26,9 +26,9 @@ async def test_the_demo_page_may_run_this_servers_files_and_nothing_else() -> No
     assert not re.search(r"<style|<script>|\son\w+=|\sstyle=|https?://", reply.text)
 
 
-async def test_every_file_that_the_page_names_is_served_as_what_it_is() -> None:
-    scripts = "".join(path.read_text() for path in STATIC.glob("*.js"))
-    named = set(re.findall(r'"static/([\w.-]+)"', (STATIC / "index.html").read_text()))
+async def test_every_file_that_the_pages_name_is_served_as_what_it_is() -> None:
+    pages, scripts = ("".join(path.read_text() for path in STATIC.glob(f"*.{kind}")) for kind in ("html", "js"))
+    named = set(re.findall(r'"static/([\w.-]+)"', pages))
     named |= set(re.findall(r'from "./([\w.-]+)"', scripts))
     assert named == {path.name for path in STATIC.iterdir() if path.suffix in TYPES}
     async with fake_server(api_keys=("key",)) as client:
