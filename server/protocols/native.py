@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import orjson
 from starlette.datastructures import QueryParams
@@ -12,12 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.contract.errors import BadParameter, UnsupportedFormat
-from server.contract.wire import ModelRef, PredictBody, PredictOptions, PredictResponse, Timings
+from server.contract.wire import ModelRef, PredictOptions, PredictResponse, Timings
 from server.drawing import draw_png
 from server.pipeline import Answer
 from server.protocols.body import multipart_pictures, read_body
 from server.protocols.json_body import json_pictures
+from server.protocols.native_openapi import OPENAPI
 from server.settings import MIB, Settings
+
+__all__ = ["OPENAPI", "json_answer", "options_of", "png_answer", "read_pictures", "wants_png"]
 
 JSON, FORM, PNG = "application/json", "multipart/form-data", "image/png"
 ACCEPTED_TYPES = "image/*, application/octet-stream, multipart/form-data or application/json"
@@ -25,36 +27,19 @@ ACCEPTED_TYPES = "image/*, application/octet-stream, multipart/form-data or appl
 MAX_PARAMETERS = 50
 
 
-def _openapi() -> dict[str, Any]:
-    """What OpenAPI shows of the request; the query and the body are read here, not by the framework."""
-    query = PredictOptions.model_json_schema()["properties"] | {"classes": {"type": "string"}}
-    binary = {"type": "string", "format": "binary"}
-    form = {"type": "object", "properties": {"image": {"type": "array", "items": binary}}}
-    return {
-        "parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in query.items()],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/*": {"schema": binary},
-                FORM: {"schema": form},
-                JSON: {"schema": PredictBody.model_json_schema()},
-            },
-        },
-    }
+def options_of(query: QueryParams, *, as_png: bool = False) -> PredictOptions:
+    """Those of the query; a picture to be drawn on needs run lengths, whatever masks were asked for.
 
-
-OPENAPI = _openapi()
-
-
-def options_of(query: QueryParams) -> PredictOptions:
-    """Raises `BadParameter` for an unknown, repeated or impossible parameter."""
+    Raises `BadParameter` for an unknown, repeated or impossible parameter.
+    """
     names = Counter(name for name, _ in query.multi_items())
     if len(names) > MAX_PARAMETERS:
         raise BadParameter(f"The query has {len(names)} parameters; /docs lists those that there are.")
     for name, count in names.items():
         if count > 1:
             raise BadParameter(f"The query has {name!r} more than once.")
-    return PredictOptions.from_query(query)
+    options = PredictOptions.from_query(query)
+    return options.model_copy(update={"mask": "rle"}) if as_png else options
 
 
 async def read_pictures(request: Request, settings: Settings) -> list[bytes]:

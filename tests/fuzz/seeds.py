@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Callable
 from typing import Final
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from server.contract import rle
 from tests.server.odd_files import encoded, many_pieces, noise, tiff, tiff_entries
+from tests.server.protocols import triton
 
 
 def _rles() -> list[bytes]:
@@ -53,6 +55,14 @@ def _queries() -> list[bytes]:
     ]
 
 
+def _inferences() -> list[bytes]:
+    bodies = [triton.with_binary(text, b"abc", b"") for text in (triton.TWO_PICTURES, triton.WITH_OUTPUTS)]
+    binary = [b"b" + int(next(iter(headers.values()))).to_bytes(2, "big") + body for body, headers in bodies]
+    texts = [triton.PIXELS_AS_JSON, triton.PICTURE_AS_JSON.replace("BASE64", "YWJj").encode(), triton.SHARED_MEMORY]
+    as_json = [b"j\0\0" + text for text in texts]
+    return [*binary, *as_json, b"z\0\0" + gzip.compress(triton.PIXELS_AS_JSON), b"b\0\0abc"]
+
+
 def _pictures() -> list[bytes]:
     small, exif = noise((24, 16)), Image.Exif()
     exif[0x0112] = 6
@@ -80,4 +90,5 @@ SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
     "json": _documents,
     "query": _queries,
     "picture": _pictures,
+    "v2": _inferences,
 }
