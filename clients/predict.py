@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MasklineError as error:
         print(error, file=sys.stderr)
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""  # none: what reads our output has gone
+        print(f"{where}{error.strerror}", file=sys.stderr)
     return 1
 
 

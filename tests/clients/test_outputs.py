@@ -316,7 +316,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_asked(
     for target in (tmp_path / "file" / "results.json", tmp_path / "file" / "masks"):
         assert run(server, folder, "--output", target) == 1
         text = capsys.readouterr().err
-        assert str(tmp_path / "file") in text
+        assert text.startswith(str(tmp_path / "file"))
         assert text.endswith(("File exists\n", "Not a directory\n"))
     assert server.asked == []
 
