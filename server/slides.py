@@ -157,6 +157,6 @@ class _Answers:
         self.instances += len(found)
         if self.instances > MAX_INSTANCES:
             raise BadParameter(
-                f"score_threshold: the tiles of the picture hold more than {MAX_INSTANCES} objects; ask for a higher one, "
-                "or for fewer classes."
+                f"score_threshold: the tiles of the picture hold more than {MAX_INSTANCES} objects; ask for a higher "
+                "one, or for fewer classes."
             )
