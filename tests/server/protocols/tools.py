@@ -52,7 +52,9 @@ BAD_BODIES: dict[str, tuple[bytes, int]] = {
     "not UTF-8": (b'{"image": "\xff"}', 400),
     "half a surrogate": (b'{"image": "\\ud800"}', 400),
     "deep lists": (b'{"image": ' + b"[" * 100_000, 400),
+    "deeper lists": (b'{"image": ' + b"[" * 300_000, 413),
     "deep objects": (b'{"image":' * 100_000, 400),
+    "many objects": (b'{"image": "", "other": [' + b"{}," * 300_000 + b"{}]}", 413),
     "millions of values": (b'{"image": "", "other": [' + b"0," * 2_100_000 + b"0]}", 413),
 }
 """What no protocol takes, and the status of each."""
