@@ -56,7 +56,7 @@ def _with_masks(image: Image.Image, prediction: Prediction, colours: list[Colour
     reach = max(1, round(max(image.size) / 800))
     # Best last: it lies on top.
     for detection, colour in reversed(list(zip(prediction, colours, strict=True))):
-        if detection.area and isinstance(detection.encoded_mask, dict) and "counts" in detection.encoded_mask:
+        if detection.area and detection.encoded_mask is not None:
             _tint(pixels, detection, colour, reach)
     return Image.fromarray(pixels)
 

@@ -80,8 +80,12 @@ class Reservation(Generic[Key, Item, Result]):
     async def submit(self, key: Key, item: Item) -> Outcome[Result]:
         """Waits for the item's result. Raises what the engine raised for it, `Unanswered`, `Down`, `DeadlinePassed` or
         `Draining`."""
-        self._expect(-1)
+        self._expect(-min(self._coming, 1))
         return await self._batcher._enqueue(key, item, self)
+
+    def take_back(self) -> None:
+        """An item that has been submitted is to be submitted once more."""
+        self._expect(1)
 
     def __enter__(self) -> Reservation[Key, Item, Result]:
         self._batcher._admission.occupy(self._items, self._cost)
@@ -149,8 +153,10 @@ class Batcher(Generic[Key, Item, Result]):
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         lead_s: float = 0.0,
+        in_all: int | None = None,
     ) -> Reservation[Key, Item, Result]:
-        """Admits a request of `items` items that will be submitted in no less than `lead_s`.
+        """Admits a request of `items` items that will be submitted in no less than `lead_s`; or of more `in_all`, never
+        more than `items` at once.
 
         An idle batcher whose runner is up admits anything. Raises `QueueFull`, `NotRunning`, `Down` or `Draining`.
         """
@@ -158,7 +164,9 @@ class Batcher(Generic[Key, Item, Result]):
         delay_s = min(runner.delay_s for runner in self._runners)
         if self._admission.items or delay_s:
             until_deadline_s = math.inf if deadline is None else deadline - time.monotonic()
-            self._check_admission(items, cost, until_deadline_s, self._forecast(items, priority, lead_s, delay_s))
+            self._check_admission(
+                items, cost, until_deadline_s, self._forecast(in_all or items, priority, lead_s, delay_s)
+            )
         return Reservation(self, items, cost, deadline, priority)
 
     async def drain(self) -> None:

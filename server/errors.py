@@ -37,6 +37,7 @@ STATUS_BY_ERROR: dict[type[errors.MasklineError], int] = {
 SENTENCE_NAMES = {"/v2": "error", "/infer": "message"}
 """By what other name clients of a protocol look for the sentence, for paths that begin so (RFC 9457 allows members)."""
 
+PROBLEM = "application/problem+json"
 CLIENT_GONE = 499
 """Nobody reads this answer; it tells such requests apart in logs and metrics."""
 
@@ -57,7 +58,7 @@ def problem(
         "request_id": request_id,
     }
     document |= {name: detail for prefix, name in SENTENCE_NAMES.items() if f"{path}/".startswith(f"{prefix}/")}
-    return Response(orjson.dumps(document), status, headers, "application/problem+json")
+    return Response(orjson.dumps(document), status, headers, PROBLEM)
 
 
 def own_path(scope: Mapping[str, Any]) -> str:

@@ -32,6 +32,8 @@ LONGEST_PATH = 256
 PROBES = ("/health/", "/v2/health/", "/metrics")
 """Answered while the server stops and without a key."""
 PUBLIC = ("/", "/docs", "/openapi.json")
+PUBLIC_FILES = "/static/"
+"""What the pages are made of, which ask for the key."""
 
 
 class Gateway:
@@ -160,4 +162,5 @@ def _is_probe(scope: Scope) -> bool:
 
 
 def _is_public(scope: Scope) -> bool:
-    return own_path(scope) in PUBLIC
+    path = own_path(scope)
+    return path in PUBLIC or path.startswith(PUBLIC_FILES)

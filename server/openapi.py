@@ -15,11 +15,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from server.contract.wire import Problem
-from server.errors import SENTENCE_NAMES
+from server.errors import PROBLEM, SENTENCE_NAMES
 from server.gateway import PROBES
 from server.protocols.examples import MODEL, VERSION
 
-PROBLEM = "application/problem+json"
 DESCRIPTION = """\
 Post pictures, get every object with its box, class, score and mask.
 
@@ -147,6 +146,9 @@ def _add_refusals(path: str, operation: dict[str, Any]) -> None:
     for general in ("4XX", "5XX"):
         operation["responses"].pop(general, None)
     operation["responses"].pop("422", None)  # FastAPI's, which is a 400 here
+    for response in operation["responses"].values():
+        if response["description"] == "Successful Response":
+            response["description"] = "What was asked for." if "content" in response else "Done."
     for status in sorted(_statuses(path, operation)):
         operation["responses"][str(status)] = {"$ref": f"#/components/responses/{_name(status)}"}
 

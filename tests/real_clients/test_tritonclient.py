@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from tritonclient import http as triton
+from tritonclient.http import aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from tests.real_clients.conftest import ADMIN_KEY
@@ -151,6 +153,26 @@ def test_many_at_once(client: triton.InferenceServerClient, server_url: str, pic
     pending = [client.async_infer(MODEL, [image_input(file)]) for file in files]
     for file, one in zip(files, pending, strict=True):
         check_picture(one.get_result(), 0, predicted(server_url, file))
+
+
+def test_asyncio_client(server_url: str, pictures: list[Path]) -> None:
+    """It accepts compressed answers always, and undoes only those to inferences."""
+    file = pictures[0].read_bytes()
+
+    async def talk() -> None:
+        async with triton_aio.InferenceServerClient(server_url.removeprefix("http://")) as client:
+            assert await client.is_server_ready()
+            assert (await client.get_model_metadata(MODEL))["name"] == MODEL
+            assert (await client.get_model_config(MODEL))["name"] == MODEL
+            assert (await client.get_inference_statistics(MODEL))["model_stats"][0]["name"] == MODEL
+            assert (await client.get_model_repository_index())[0]["name"] == MODEL
+            check_picture(await client.infer(MODEL, [image_input(file)]), 0, predicted(server_url, file))
+            with pytest.raises(InferenceServerException, match="not a picture"):
+                await client.infer(MODEL, [image_input(b"no picture")])
+            with pytest.raises(InferenceServerException, match="There is no model"):
+                await client.get_model_metadata("long-name-" * 50)
+
+    asyncio.run(talk())
 
 
 def refusal(call: object, *arguments: object, **options: object) -> tuple[str, str]:

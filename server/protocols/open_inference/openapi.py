@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from server.protocols.examples import CLASS, MODEL, PICTURE, VERSION
 from server.protocols.open_inference.description import EXTENSIONS, PLATFORM, TYPES
 from server.protocols.open_inference.request import HEADER_LENGTH
-from server.protocols.open_inference.schema import IndexRequest, InferRequest, RepositoryRequest
+from server.protocols.open_inference.schema import IndexRequest, InferRequest, LoadRequest, UnloadRequest
 from server.protocols.open_inference.tensors import INPUTS, OUTPUTS
 
 JSON: Final = "application/json"
@@ -89,7 +89,10 @@ INDEX: Final = {
     "requestBody": _body(IndexRequest, False, those_that_are_ready={"ready": True}),
     **answer([{"name": MODEL, "version": VERSION, "state": "READY", "reason": ""}]),
 }
-REPOSITORY: Final = {"requestBody": _body(RepositoryRequest, False, plain={})}
+LOAD: Final = {"requestBody": _body(LoadRequest, False, nothing={})}
+UNLOAD: Final = {
+    "requestBody": _body(UnloadRequest, False, nothing={}, Triton={"parameters": {"unload_dependents": False}})
+}
 
 _IMAGE: Final = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [PICTURE]}
 _PIXELS: Final = {"name": "pixels", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": [0, 90, 180, 255] * 3}

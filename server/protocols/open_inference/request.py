@@ -33,7 +33,8 @@ from server.protocols.open_inference.tensors import OUTPUTS
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of the JSON; the binary tensors come after it. 0: no JSON, the body is the one picture file."""
 MAX_JSON_VALUES = 1 << 21
-"""A parser makes 64 bytes of "0,"."""
+"""A parser makes 64 bytes of "0,"; so many are a picture of 700000 pixels."""
+MAX_JSON_MEMBERS = 1000
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -66,7 +67,9 @@ def parse(body: bytes, header_length: str | None, model: str, version: str | Non
 
 
 def read_json(body: bytes, kind: type[Document]) -> Document:
-    """Raises `BadParameter`, or `BodyTooLarge` for more values than are parsed."""
+    """Raises `BadParameter`, or `BodyTooLarge` for more than is parsed."""
+    if body.count(b":") > MAX_JSON_MEMBERS:
+        raise BodyTooLarge(f"The JSON has more than {MAX_JSON_MEMBERS} members.")
     if sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
         raise BodyTooLarge(f"The JSON has more than {MAX_JSON_VALUES} values; send large tensors as binary.")
     try:

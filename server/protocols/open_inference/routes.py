@@ -139,18 +139,18 @@ async def repository_index(request: Request) -> Response:
     return JSONResponse([description.index_entry(model) for model in models])
 
 
-@router.post("/repository/models/{model}/load", response_class=Response, openapi_extra=openapi.REPOSITORY)
+@router.post("/repository/models/{model}/load", response_class=Response, openapi_extra=openapi.LOAD)
 async def load(request: Request, model: str) -> Response:
     """Reads the model's bundle again; the new one takes over once it is warm. Needs the admin key."""
     check_admin_key(request)
-    asked = read_json(await read_body(request, MAX_SMALL_BODY, inflate=True) or b"{}", schema.RepositoryRequest)
+    asked = read_json(await read_body(request, MAX_SMALL_BODY, inflate=True) or b"{}", schema.LoadRequest)
     if asked.parameters:
         raise BadParameter("A model is loaded as its bundle says; build another bundle instead of sending parameters.")
     await models_of(request).load(model)
     return Response()
 
 
-@router.post("/repository/models/{model}/unload", response_class=Response, openapi_extra=openapi.REPOSITORY)
+@router.post("/repository/models/{model}/unload", response_class=Response, openapi_extra=openapi.UNLOAD)
 async def unload(request: Request, model: str) -> Response:
     """Takes no more work for the model; what it has accepted is answered. Needs the admin key."""
     check_admin_key(request)

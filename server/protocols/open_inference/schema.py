@@ -62,8 +62,12 @@ class IndexRequest(_Request):
     ready: StrictBool = Field(default=False, description="only models that are ready")
 
 
-class RepositoryRequest(_Request):
-    parameters: dict[str, Any] = Field(default_factory=dict)
+class LoadRequest(_Request):
+    parameters: dict[str, Any] = Field(default_factory=dict, json_schema_extra={"maxProperties": 0})
+
+
+class UnloadRequest(_Request):
+    parameters: dict[str, Any] = Field(default_factory=dict, description="unload_dependents: there are none")
 
 
 class ServerMetadata(BaseModel):

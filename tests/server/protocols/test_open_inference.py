@@ -113,6 +113,17 @@ async def test_answers_are_compressed_when_that_is_asked(client: httpx2.AsyncCli
     assert triton.read(small)["num_detections"].tolist() == [1] * 20
 
 
+async def test_only_what_was_inferred_is_compressed(client: httpx2.AsyncClient) -> None:
+    """Triton's asyncio client accepts gzip always, and undoes it nowhere else."""
+    for path in ("/v2/models/fake", "/v2/models/fake/config", f"/v2/models/{'x' * 1000}"):
+        reply = await client.get(path, headers={"Accept-Encoding": "gzip, deflate"})
+        assert len(reply.content) > 500
+        assert "Content-Encoding" not in reply.headers
+    refused = await client.post(f"/v2/models/{'x' * 1000}/infer", headers={"Accept-Encoding": "gzip, deflate"})
+    assert len(refused.content) > 500
+    assert "Content-Encoding" not in refused.headers
+
+
 async def test_body_that_is_one_picture(client: httpx2.AsyncClient) -> None:
     headers = {"Inference-Header-Content-Length": "0"}
     reply = await client.post(triton.INFER, content=FILES[0], headers=headers)

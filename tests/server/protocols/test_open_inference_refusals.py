@@ -154,6 +154,7 @@ async def test_binary_that_belongs_to_nothing(client: httpx2.AsyncClient) -> Non
         pytest.param(b"\xff\xfe", 400, "JSON", id="no UTF-8"),
         pytest.param(b'{"inputs": ' + b"[" * 5000 + b"]" * 5000 + b"}", 400, "JSON", id="deep"),
         pytest.param(b"0," * (MAX_JSON_VALUES + 1), 413, "as binary", id="millions of values"),
+        pytest.param(b'{"a": ' * 1001, 413, "1000 members", id="a thousand members"),
         pytest.param(b"[" * (MAX_JSON_VALUES + 1), 413, "as binary", id="millions of lists"),
     ],
 )
