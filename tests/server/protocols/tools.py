@@ -13,6 +13,8 @@ from server.contract import rle
 from tests.server.running import PNG_HEADERS, as_png, noise, png
 
 PICTURE = as_png(noise(3, (50, 70)))
+WIDE = as_png(noise(3, (64, 300)))
+"""In which it finds an object in each tile."""
 BLACK = png((0, 0, 0), (30, 20))
 """In which the fake engine finds nothing."""
 JSON = {"Content-Type": "application/json"}
