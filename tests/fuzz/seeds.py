@@ -65,6 +65,18 @@ def _inferences() -> list[bytes]:
     return [*binary, *as_json, b"z\0\0" + gzip.compress(triton.PIXELS_AS_JSON), b"b\0\0abc"]
 
 
+def _label_configs() -> list[bytes]:
+    image, label = '<Image name="i" value="$image"/>', '<Label value="a" predicted_values="something, b"/>'
+    kinds = ("BrushLabels", "PolygonLabels", "RectangleLabels")
+    controls = [f'<{kind} name="{kind}" toName="i" model_score_threshold="0.5">{label}</{kind}>' for kind in kinds]
+    return [
+        f"<View>{image}{''.join(controls)}</View>".encode(),
+        f'<?xml version="1.0" encoding="utf-8"?><View><!-- c -->{controls[0]}{image}</View>'.encode(),
+        f'<View>{image}<BrushLabels toName="i" model_skip="true"><View>{label}</View></BrushLabels></View>'.encode(),
+        b'<!DOCTYPE a [<!ENTITY b "c">]><View>&b;<![CDATA[d]]></View>',
+    ]
+
+
 def _pictures() -> list[bytes]:
     small, exif = noise((24, 16)), Image.Exif()
     exif[0x0112] = 6
@@ -93,4 +105,5 @@ SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
     "query": _queries,
     "picture": _pictures,
     "v2": _inferences,
+    "labels": _label_configs,
 }
