@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -14,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from server import errors, openapi, tracing
+from server import errors, openapi, pages, tracing
 from server.body_budget import BodyBudget
 from server.compression import Compression
 from server.contract.errors import BadParameter, Draining, NotReady
@@ -23,9 +22,8 @@ from server.gateway import Gateway
 from server.lifecycle import Lifecycle
 from server.metrics import Metrics
 from server.models import Model, Models, default_folder
-from server.pages import page_response
 from server.pictures.remote import RemotePictures
-from server.protocols import models_schema, native
+from server.protocols import cvat, label_studio, models_schema, native, roboflow
 from server.protocols.admin import check_admin_key
 from server.protocols.open_inference import routes as open_inference
 from server.protocols.prediction import answered, models_of, settings_of
@@ -33,7 +31,6 @@ from server.settings import MIB, Settings
 from server.tracing import Tracing
 from server.watch import BundleWatch
 
-STATIC = Path(__file__).parent / "static"
 CORS: Final[dict[str, Any]] = {
     "allow_methods": ("GET", "POST"),
     "allow_headers": ("Authorization", "X-API-Key", "X-Request-ID"),
@@ -73,6 +70,7 @@ def create_app(
         if settings.url_inputs
         else None
     )
+    app.state.label_studio_pictures = label_studio.remote_pictures(settings, app.state.bodies)
     app.state.metrics = metrics
     app.state.lifecycle = lifecycle
     app.state.tracing = traces or tracing.from_environment()
@@ -81,7 +79,8 @@ def create_app(
     # In front of FastAPI's own route, which is for the schema: that one looks for parameters that are not there.
     app.router.routes.append(Route("/predict", predict, methods=["POST"]))
     app.include_router(router)
-    app.include_router(open_inference.router)
+    for each in (open_inference, roboflow, label_studio, cvat, pages):
+        app.include_router(each.router)
     app.add_middleware(Compression, compresslevel=1)
     app.add_middleware(
         Gateway,
@@ -205,19 +204,6 @@ async def show_metrics(request: Request) -> Response:
     """For Prometheus."""
     text, content_type = request.app.state.metrics.render(request.headers.get("Accept", ""))
     return Response(text, headers={"Content-Type": content_type})
-
-
-# Pages
-
-
-@router.get("/", include_in_schema=False)
-async def demo_page() -> Response:
-    return page_response(STATIC / "index.html")
-
-
-@router.get("/docs", include_in_schema=False)
-async def docs_page() -> Response:
-    return page_response(STATIC / "docs.html")
 
 
 def _described(model: Model) -> dict[str, Any]:

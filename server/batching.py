@@ -83,6 +83,10 @@ class Reservation(Generic[Key, Item, Result]):
         self._expect(-min(self._coming, 1))
         return await self._batcher._enqueue(key, item, self)
 
+    def take_back(self) -> None:
+        """An item that has been submitted is to be submitted once more."""
+        self._expect(1)
+
     def __enter__(self) -> Reservation[Key, Item, Result]:
         self._batcher._admission.occupy(self._items, self._cost)
         self._batcher._admission.expect(self._items, self.priority)

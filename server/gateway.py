@@ -5,6 +5,7 @@ Pure ASGI: a `BaseHTTPMiddleware` would hide from the routes that a client has g
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
 import re
@@ -31,6 +32,8 @@ LONGEST_PATH = 256
 PROBES = ("/health/", "/v2/health/", "/metrics")
 """Answered while the server stops and without a key."""
 PUBLIC = ("/", "/docs", "/openapi.json")
+PUBLIC_FILES = "/static/"
+"""What the pages are made of, which ask for the key."""
 
 
 class Gateway:
@@ -121,10 +124,20 @@ class Gateway:
 
 
 def key_of(headers: Headers) -> bytes:
-    """The key of `Authorization: Bearer KEY` or of `X-API-Key: KEY` as it was sent, else nothing."""
+    """The key of `Authorization: Bearer KEY` or of `X-API-Key: KEY` as it was sent, else nothing. A password of Basic
+    is one too: Label Studio knows no other way."""
     scheme, _, key = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        return _password(key)
     found = key.strip() if scheme.lower() == "bearer" else headers.get("X-API-Key", "")
     return found.encode("latin-1")  # as starlette has decoded it
+
+
+def _password(credentials: str) -> bytes:
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def key_bytes(key: str) -> bytes:
@@ -149,4 +162,5 @@ def _is_probe(scope: Scope) -> bool:
 
 
 def _is_public(scope: Scope) -> bool:
-    return own_path(scope) in PUBLIC
+    path = own_path(scope)
+    return path in PUBLIC or path.startswith(PUBLIC_FILES)

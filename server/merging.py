@@ -124,16 +124,24 @@ def _same(ones: Sequence[_Seen], others: Sequence[_Seen], shared: Rectangle) -> 
 
 def _overlaps(ones: Sequence[_Seen], others: Sequence[_Seen], shared: Rectangle) -> Iterator[_Overlap]:
     areas = {seen: _area(seen, shared) for seen in (*ones, *others)}
-    for one in ones:
-        for other in others:
-            both = _shared(one.bounds, other.bounds, shared)
-            if both is None or one.instance.class_id != other.instance.class_id:
-                continue
-            common = int((one.mask(both) & other.mask(both)).sum())
-            if common:
-                smaller, larger = sorted((one, other), key=areas.__getitem__)
-                iou = common / (areas[one] + areas[other] - common)
-                yield _Overlap(smaller, larger, iou, common / areas[smaller])
+    for one, other in _near(ones, others):
+        both = _shared(one.bounds, other.bounds, shared)
+        common = int((one.mask(both) & other.mask(both)).sum()) if both else 0
+        if common:
+            smaller, larger = sorted((one, other), key=areas.__getitem__)
+            iou = common / (areas[one] + areas[other] - common)
+            yield _Overlap(smaller, larger, iou, common / areas[smaller])
+
+
+def _near(ones: Sequence[_Seen], others: Sequence[_Seen]) -> Iterator[tuple[_Seen, _Seen]]:
+    """Pairs of the same class whose bounds overlap."""
+    if not ones or not others:
+        return
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = (np.array([seen.bounds for seen in each]).T for each in (ones, others))
+    (one_class, other_class) = (np.array([seen.instance.class_id for seen in each]) for each in (ones, others))
+    near = (x1[:, None] < u2) & (u1 < x2[:, None]) & (y1[:, None] < v2) & (v1 < y2[:, None])
+    for i, j in np.argwhere(near & (one_class[:, None] == other_class)).tolist():
+        yield ones[i], others[j]
 
 
 def _area(seen: _Seen, shared: Rectangle) -> int:

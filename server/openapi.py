@@ -30,6 +30,9 @@ TAGS: Final = [
     {"name": "Models", "description": "What is loaded; loading and unloading need the admin key."},
     {"name": "Health", "description": "For probes and Prometheus; without a key, and also while the server stops."},
     {"name": "Open Inference", "description": "The Open Inference Protocol, version 2: Triton's clients, KServe."},
+    {"name": "Roboflow", "description": "Instance segmentation, as Roboflow's inference-sdk asks for it."},
+    {"name": "Label Studio", "description": "The protocol of Label Studio's ML backends."},
+    {"name": "CVAT", "description": "A detector for CVAT's automatic annotation, and what CVAT asks Nuclio for."},
 ]
 SECURITY: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Where the server has keys."},

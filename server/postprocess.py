@@ -256,6 +256,10 @@ def _coordinates(counts: rle.Counts, size_hw: tuple[int, int]) -> list[list[list
 
 def _png(counts: rle.Counts, size_hw: tuple[int, int]) -> str:
     """A 1-bit PNG in base64."""
-    file = io.BytesIO()
-    Image.fromarray(rle.to_mask(counts, size_hw)).save(file, "PNG")
+    h, w = size_hw
+    image, file = Image.new("1", (w, h)), io.BytesIO()
+    x, y, box_w, box_h = rle.bbox(counts, size_hw)
+    if box_w:
+        image.paste(Image.fromarray(rle.crop(counts, size_hw, (x, y, x + box_w, y + box_h))), (x, y))
+    image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")

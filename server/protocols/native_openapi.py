@@ -35,7 +35,7 @@ PARAMETERS: Final[dict[str, tuple[str, Any]]] = {
 def query_parameters() -> list[dict[str, Any]]:
     """The options as parameters of a query, where none is null and a list is a text."""
     schemas = PredictOptions.model_json_schema()["properties"] | {"classes": {"type": "string"}}
-    return [_parameter(name, _without_null(schema)) for name, schema in schemas.items()]
+    return [_parameter(name, without_null(schema)) for name, schema in schemas.items()]
 
 
 def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": schema, "example": example}
 
 
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A query holds no null."""
     forms = [form for form in schema.get("anyOf", [schema]) if form.get("type") != "null"]
     return {name: value for name, value in forms[0].items() if name not in ("title", "default")} | (
         {"default": schema["default"]} if schema.get("default") is not None else {}

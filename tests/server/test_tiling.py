@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_tiles_cover_the_picture_and_share_enough(h: int, w: int, tile: int, dat
     for length, spans in ((w, {(t.x1, t.x2) for t in tiles}), (h, {(t.y1, t.y2) for t in tiles})):
         ordered = sorted(spans)
         assert (ordered[0][0], ordered[-1][1]) == (0, length)
-        shared = [end - start for (_, end), (start, _) in zip(ordered, ordered[1:], strict=False)]
+        shared = [end - start for (_, end), (start, _) in itertools.pairwise(ordered)]
         assert all(pixels >= overlap for pixels in shared)
         assert max(shared, default=0) - min(shared, default=0) <= 1
     assert len(tiles) == len(set(tiles)) == len({t.x1 for t in tiles}) * len({t.y1 for t in tiles})
