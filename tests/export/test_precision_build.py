@@ -212,11 +212,10 @@ def test_a_plan_stands_beside_the_onnx_file(
     assert build(checkpoint, output, "--engine", "tensorrt") == 0
     card = load_bundle(output).card  # the hashes are right
     assert card.input.canvases == CANVASES
-    assert [(file.path, file.engine, file.precision) for file in card.files] == [
-        ("model.onnx", "onnxruntime", "fp32"),
-        ("model.plan", "tensorrt", "fp32"),
-    ]
-    plan = card.files[1]
+    files = {file.engine: file for file in card.files}
+    plan = files["tensorrt"]
+    assert (plan.path, plan.precision) == ("model.plan", "fp32")
+    assert (files["onnxruntime"].path, files["onnxruntime"].precision) == ("model.onnx", "fp32")
     assert (plan.tensorrt, plan.compute_capability) == ("11.1.0.106", "9.0")
     assert plan.profiles is not None
     assert [(profile.canvas, profile.max_batch) for profile in plan.profiles] == [(canvas, 8) for canvas in CANVASES]
