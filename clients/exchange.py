@@ -121,8 +121,8 @@ class Tries:
     policy: RetryPolicy
     options: Options
     timeout_s: float
-    _attempt: int = 0
-    _began: float = field(default_factory=time.monotonic)
+    _attempt: int = field(default=0, init=False)
+    _began: float = field(default_factory=time.monotonic, init=False)
 
     def query(self) -> dict[str, str]:
         """With what is left of `timeout_ms`."""

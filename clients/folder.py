@@ -47,11 +47,11 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def same_name(pictures: Sequence[PictureFile]) -> tuple[Path, Path] | None:
-    """Two pictures that outputs would take for one, if there are any: the ending does not tell them apart."""
+def same_name(pictures: Sequence[PictureFile], without_ending: bool) -> tuple[Path, Path] | None:
+    """Two pictures that outputs would take for one, if there are any."""
     seen: dict[PurePosixPath, Path] = {}
     for one in pictures:
-        earlier = seen.setdefault(one.name.with_suffix(""), one.path)
+        earlier = seen.setdefault(one.name.with_suffix("") if without_ending else one.name, one.path)
         if earlier is not one.path:
             return earlier, one.path
     return None

@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from clients.errors import MissingExtraError
-from clients.masks import to_counts
+from clients.masks import crop, to_counts
 from server.contract import rle
 
 if TYPE_CHECKING:
@@ -41,26 +42,27 @@ def to_fiftyone(prediction: Prediction) -> fiftyone.Detections:
     return detections
 
 
-def _fields(detection: Detection, size_wh: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _fields(detection: Detection, size_wh: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Arguments of `fiftyone.Detection`."""
     box_xyxy = np.array(detection.box)
     fields: dict[str, Any] = {"label": detection.label, "confidence": detection.score}
     if detection.encoded_mask is not None:
-        box_xyxy = _pixels_around(detection)
-        x1, y1, x2, y2 = box_xyxy
-        fields["mask"] = detection.mask()[y1:y2, x1:x2]
+        counts, size_hw = to_counts(detection.encoded_mask)
+        box_xyxy = _pixels_around(detection.box, rle.bbox(counts, size_hw))
+        x1, y1, x2, y2 = box_xyxy.tolist()
+        fields["mask"] = crop(counts, size_hw, slice(y1, y2), slice(x1, x2))
     origin, side = (box_xyxy[:2] + _NUDGE) / size_wh, (box_xyxy[2:] - box_xyxy[:2]) / size_wh
     return {**fields, "bounding_box": [*origin.tolist(), *side.tolist()]}
 
 
-def _pixels_around(detection: Detection) -> np.ndarray[Any, Any]:
-    """The box in whole pixels, large enough for itself and for the mask, which may reach a pixel beyond it."""
-    x1, y1, x2, y2 = detection.box
-    box = np.array([np.floor(x1), np.floor(y1), np.ceil(x2), np.ceil(y2)], np.int64)
-    x, y, w, h = rle.bbox(*to_counts(detection.encoded_mask))
+def _pixels_around(box: tuple[float, ...], mask_xywh: tuple[int, int, int, int]) -> npt.NDArray[np.int64]:
+    """Whole pixels, xyxy, that hold a box and its mask, which may reach a pixel beyond it."""
+    x1, y1, x2, y2 = box
+    around = np.array([np.floor(x1), np.floor(y1), np.ceil(x2), np.ceil(y2)], np.int64)
+    x, y, w, h = mask_xywh
     if w:
-        box = np.concatenate((np.minimum(box[:2], (x, y)), np.maximum(box[2:], (x + w, y + h))))
-    return box
+        around = np.concatenate((np.minimum(around[:2], (x, y)), np.maximum(around[2:], (x + w, y + h))))
+    return around
 
 
 def _has_no_masks(prediction: Prediction) -> bool:

@@ -38,13 +38,17 @@ def open_output(target: Path, resume: bool) -> Output:
     """By the name: a file that ends in `.json`, a folder called `masks` or `overlays`, `-` for standard output."""
     if target == STANDARD_OUTPUT:
         return Printed()
-    if target.suffix == ".json":
-        return Results(target, resume)
-    return PictureFolder(target, {"masks": _save_labels, "overlays": _save_drawing}[target.name])
+    if is_folder(target):
+        return PictureFolder(target, {"masks": _save_labels, "overlays": _save_drawing}[target.name])
+    return Results(target, resume)
 
 
 def is_output(target: Path) -> bool:
-    return target == STANDARD_OUTPUT or target.suffix == ".json" or target.name in ("masks", "overlays")
+    return target == STANDARD_OUTPUT or target.suffix == ".json" or is_folder(target)
+
+
+def is_folder(target: Path) -> bool:
+    return target.name in ("masks", "overlays")
 
 
 class PictureFolder:
@@ -77,17 +81,15 @@ def label_image(prediction: Prediction) -> npt.NDArray[np.uint16]:
     """
     import numpy as np
 
-    from clients.masks import to_counts
+    from clients.masks import placed
 
     if len(prediction) > MOST_LABELS:
         raise MaskFormatError(f"{len(prediction)} objects are too many for masks/; results.json takes them.")
-    columns = np.zeros((prediction.width, prediction.height), np.uint16)
-    flat = columns.reshape(-1)
+    labels = np.zeros((prediction.height, prediction.width), np.uint16)
     for label, one in reversed(list(enumerate(prediction, start=1))):
-        counts, _ = to_counts(one.encoded_mask)
-        ends, lengths = np.cumsum(counts)[1::2], counts[1::2]
-        flat[np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(lengths.sum())] = label
-    return columns.T
+        rows, columns, mask = placed(one.encoded_mask, (prediction.height, prediction.width))
+        labels[rows, columns][mask] = label
+    return labels
 
 
 def _save_labels(_: PictureFile, prediction: Prediction, file: IO[bytes]) -> None:

@@ -34,7 +34,7 @@ from clients.errors import (
     UnreachableError,
 )
 from clients.folder import SUFFIXES, PictureFile, find, same_name
-from clients.outputs import STANDARD_OUTPUT, Output, is_output, open_output
+from clients.outputs import STANDARD_OUTPUT, Output, is_folder, is_output, open_output
 from clients.shown import Shown, sentence
 from server.contract.errors import BadParameter
 
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MasklineError as error:
         print(error, file=sys.stderr)
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""  # none: what reads our output has gone
+        print(f"{where}{error.strerror}", file=sys.stderr)
     return 1
 
 
@@ -185,7 +186,8 @@ def _pictures(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
         parser.error(f"{arguments.pictures[0]}: no pictures there ({', '.join(SUFFIXES)})")
     if arguments.draw and len(pictures) > 1:
         parser.error("--draw is for one picture; for several: --output overlays/")
-    same = same_name(pictures) if arguments.output else None
+    to_folders = any(is_folder(target) for target in arguments.output)
+    same = same_name(pictures, without_ending=to_folders) if arguments.output else None
     if same:
         parser.error(f"{same[0]} and {same[1]} would have one name in the output")
     return pictures

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clients.errors import InvalidAnswerError
-from clients.masks import to_counts
+from clients.masks import Mask, placed, to_counts
 from server.contract import rle
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from clients.picture import Picture
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,10 @@ class Prediction:
 
     def masks(self) -> Mask:
         """[n, h, w], decoded at each call: n * h * w bytes. `Detection.mask` gives one at a time."""
-        masks = np.empty((len(self), self.height, self.width), np.bool_)
-        for k, one in enumerate(self):
-            masks[k] = one.mask()
+        masks = np.zeros((len(self), self.height, self.width), np.bool_)
+        for mask, one in zip(masks, self, strict=True):
+            rows, columns, part = placed(one.encoded_mask, (self.height, self.width))
+            mask[rows, columns] = part
         return masks
 
     def draw(self, image: Picture) -> Image.Image:

@@ -25,7 +25,8 @@ class Shown:
 
     def __init__(self, writes: bool, prints: bool) -> None:
         """`writes`: there are outputs; `prints`: one of them is standard output."""
-        self.answered = self.objects = self.total = self.there_already = 0
+        self.answered = self.objects = self.there_already = 0
+        self.total: int | None = None
         self._writes, self._prints = writes, prints
         self._progress = _progress(visible=writes)
 
@@ -53,7 +54,7 @@ class Shown:
         self._progress.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def summary(self, outputs: list[Path]) -> None:
-        if outputs and self.total != 1:
+        if outputs and self.total not in (None, 1):
             already = f" ({self.there_already} were there already)" if self.there_already else ""
             counted = f"{self.answered} of {self.total} pictures answered{already}, {self.objects} objects"
             print(f"{counted}: {', '.join(map(str, outputs))}", file=sys.stderr)

@@ -20,6 +20,7 @@ def in_order(
 
     When the caller stops early, `stopped` is set, and what is at work is waited for.
     """
+    _check(parallel)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(parallel) as threads:
         try:
@@ -39,6 +40,7 @@ async def in_order_async(
     work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], parallel: int
 ) -> AsyncGenerator[tuple[Item, Result], None]:
     """The same; when the caller stops early, what is at work is cancelled."""
+    _check(parallel)
     free = asyncio.Semaphore(parallel)
 
     async def one(item: Item) -> Result:
@@ -59,3 +61,8 @@ async def in_order_async(
         for _, task in waiting:
             task.cancel()
         await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+
+
+def _check(parallel: int) -> None:
+    if parallel < 1:
+        raise ValueError(f"parallel must be at least 1, not {parallel}.")

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from server.batching import Outcome
 from server.contract.card import ModelCard
+from server.contract.errors import BadParameter
 from server.contract.wire import ImageResult, PredictOptions
 from server.engines.base import Detections
 from server.merging import merged
@@ -22,6 +23,9 @@ from server.translation import named
 
 Run = Callable[[Canvas], Awaitable[Outcome[Detections]]]
 """Has a canvas run in a batch."""
+
+MAX_INSTANCES = 100_000
+"""In all tiles of a picture; to put so many together takes seconds."""
 
 Found = list[tuple[Tile, list[Instance]]]
 
@@ -127,8 +131,7 @@ class Slides:
                     _instances, canvas, outcome.result, self.model, self.options
                 )
                 self.progress.passed("postprocess", postprocess_s)
-            answers.found[place] = found
-            answers.batch_size = max(answers.batch_size, outcome.batch_size)
+            answers.add(place, found, outcome.batch_size)
 
     def _cut(self, picture: Picture | DecodedPicture, tile: Tile) -> Canvas:
         return prepare(part_of(picture, tile), self.model.input)
@@ -145,3 +148,15 @@ class _Answers:
 
     found: list[list[Instance]]
     batch_size: int = 0
+    instances: int = 0
+
+    def add(self, place: int, found: list[Instance], batch_size: int) -> None:
+        """Raises `BadParameter` for more than there is memory and time to put together."""
+        self.found[place] = found
+        self.batch_size = max(self.batch_size, batch_size)
+        self.instances += len(found)
+        if self.instances > MAX_INSTANCES:
+            raise BadParameter(
+                f"score_threshold: the tiles of the picture hold more than {MAX_INSTANCES} objects; ask for a higher "
+                "one, or for fewer classes."
+            )

@@ -20,7 +20,8 @@ from server.settings import MIB
 
 JSON: Final = "application/json"
 MAX_VALUES: Final = 2_000_000
-"""Of one body. A parser makes gigabytes of a hundred MB of "0,0,0"."""
+MAX_CONTAINERS: Final = 200_000
+"""Of one body: a parser makes gigabytes of a hundred MB of "0,0,0", and of less of "{},{},{}"."""
 
 
 class Document(BaseModel):
@@ -43,8 +44,8 @@ async def read_document(request: Request, kind: type[D]) -> D:
     if media_type != JSON:
         raise UnsupportedFormat(f"A body of type {media_type or 'unknown'} is not accepted; send {JSON}.")
     body = await read_body(request, settings_of(request).max_body_mib * MIB)
-    if body.count(b",") > MAX_VALUES:
-        raise BodyTooLarge(f"The body has more than {MAX_VALUES} values.")
+    if body.count(b",") > MAX_VALUES or body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
+        raise BodyTooLarge(f"The body has more than {MAX_VALUES} values, or {MAX_CONTAINERS} lists and objects.")
     return await asyncio.to_thread(_parsed, kind, body)
 
 

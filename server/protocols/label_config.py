@@ -41,8 +41,15 @@ class LabelConfig:
         known = [threshold for threshold in thresholds if threshold is not None]
         return min(known) if len(known) == len(thresholds) else None
 
-    def check(self, classes: Sequence[str]) -> None:
-        """Raises `BadParameter` when no control has a label for any of the classes."""
+    def match(self, classes: Sequence[str]) -> None:
+        """A control of one label takes a model's only class, whatever their names.
+
+        Raises `BadParameter` when no control has a label for any of the classes.
+        """
+        for control in self.controls:
+            labels = set(control.labels.values())
+            if len(classes) == len(labels) == 1:
+                control.labels[classes[0].lower()] = labels.pop()
         if not any(control.label_of(name) for control in self.controls for name in classes):
             names = ", ".join(classes[:20])
             raise BadParameter(

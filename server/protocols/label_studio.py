@@ -153,14 +153,15 @@ async def predict(request: Request) -> Response:
     """Regions for the controls of the label configuration: BrushLabels, PolygonLabels and RectangleLabels.
 
     Where a task fails and others do not, its result is an empty list and the log says why. Of more tasks than pictures
-    are accepted in a request the first alone is answered: Label Studio then asks for one at a time.
+    are accepted in a request the first alone is answered: Label Studio then asks for one at a time. Deadlines are those
+    of each task.
     """
     options = native.options_of(request.query_params)
     options = options.model_copy(update={"model": _model(request) or options.model})
     admit(request, options)
     call = await read_document(request, PredictCall)
     config = await asyncio.to_thread(label_config.read, call.label_config)
-    config.check(models_of(request).select(options.model, options.version).card.classes[1:])
+    config.match(models_of(request).select(options.model, options.version).card.classes[1:])
     wishes: dict[str, object] = {"mask": "rle_uncompressed"}
     if config.score_threshold is not None:
         wishes["score_threshold"] = config.score_threshold

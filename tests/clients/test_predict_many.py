@@ -168,3 +168,9 @@ def test_what_the_pictures_raise_is_raised(many: Many, server: FakeServer):
 
     with pytest.raises(RuntimeError, match="camera"):
         many(server.url, pictures())
+
+
+@both
+def test_none_at_once_is_no_number(many: Many, server: FakeServer):
+    with pytest.raises(ValueError, match="at least 1"):
+        many(server.url, [b"1"], parallel=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ SIZE = [HEIGHT, WIDTH]
     "mask",
     [
         *({"size": SIZE, "counts": counts} for counts in ("0", "\u00e9", [1, 2], [-1], None)),
+        {"size": [2, 3], "counts": [6]},
         {"counts": "0"},
         {"size": "large", "counts": "0"},
         {"size": SIZE, "png": "aGVsbG8="},
@@ -167,6 +169,54 @@ def test_a_library_that_is_not_installed_is_named(library: str, call: str, monke
         clients.MissingExtraError, match=f"^to_{library}\\(\\) needs {library}, .*pip install {library}$"
     ):
         getattr(predicted(), call)()
+
+
+class Recorded(types.SimpleNamespace):
+    """In the place of another library's class: what it was given. The real ones are in tests/real_clients."""
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Detection=Recorded, Detections=Recorded))
+
+
+def test_supervision_gets_boxes_masks_scores_and_names(monkeypatch: pytest.MonkeyPatch):
+    stand_in(monkeypatch, "supervision")
+    found: Any = predicted().to_supervision()
+    np.testing.assert_array_equal(found.xyxy, [[6, 4, 20, 12], [31, 23, 32, 24]])
+    np.testing.assert_array_equal(found.mask, masks())
+    np.testing.assert_allclose(found.confidence, [0.9, 0.6], rtol=1e-6)
+    np.testing.assert_array_equal(found.class_id, [1, 2])
+    np.testing.assert_array_equal(found.data["class_name"], ["nucleus", "speck"])
+    without: Any = predicted([{**detections()[0], "mask": None}]).to_supervision()
+    assert without.mask is None
+    nothing: Any = predicted([]).to_supervision()
+    assert (nothing.xyxy.shape, nothing.mask.shape) == ((0, 4), (0, HEIGHT, WIDTH))
+
+
+def test_fiftyone_gets_relative_boxes_of_whole_pixels_around_the_masks(monkeypatch: pytest.MonkeyPatch):
+    stand_in(monkeypatch, "fiftyone")
+    between = {**detections()[0], "box": [6.4, 3.2, 19.5, 12.0]}  # the mask reaches from 6 to 20, and from 4 to 12
+    found: Any = predicted([between, detections()[1]]).to_fiftyone()
+    first, second = found.detections
+    assert (first.label, first.confidence, second.label) == ("nucleus", 0.9, "speck")
+    np.testing.assert_allclose(first.bounding_box, [6 / WIDTH, 3 / HEIGHT, 14 / WIDTH, 9 / HEIGHT], atol=1e-6)
+    np.testing.assert_array_equal(first.mask, masks()[0][3:12, 6:20])
+    np.testing.assert_allclose(second.bounding_box, [31 / WIDTH, 23 / HEIGHT, 1 / WIDTH, 1 / HEIGHT], atol=1e-6)
+    np.testing.assert_array_equal(second.mask, [[True]])
+
+
+def test_fiftyone_gets_a_box_that_holds_a_mask_which_leaves_the_answers(monkeypatch: pytest.MonkeyPatch):
+    stand_in(monkeypatch, "fiftyone")
+    found: Any = predicted([{**detections()[0], "box": [8.0, 5.0, 12.0, 9.0]}]).to_fiftyone()
+    np.testing.assert_array_equal(found.detections[0].mask, masks()[0][4:12, 6:20])
+
+
+def test_fiftyone_gets_exact_boxes_without_masks(monkeypatch: pytest.MonkeyPatch):
+    stand_in(monkeypatch, "fiftyone")
+    found: Any = predicted([{**detections()[0], "box": [6.5, 3.0, 20.0, 12.0], "mask": None}]).to_fiftyone()
+    box = found.detections[0].bounding_box
+    np.testing.assert_allclose(box, [6.5 / WIDTH, 3 / HEIGHT, 13.5 / WIDTH, 9 / HEIGHT], atol=1e-6)
+    assert not hasattr(found.detections[0], "mask")
 
 
 def test_coco_results_load_in_pycocotools(capsys: pytest.CaptureFixture[str]):

@@ -51,6 +51,8 @@ def _queries() -> list[bytes]:
     return [
         b"model=fake&version=1&score_threshold=0.5&max_detections=10&classes=something,1&mask=polygon&timeout_ms=100",
         b"score_threshold=1e400&max_detections=-1&mask=&classes=,,&timeout_ms=0x10",
+        b"tile=64&overlap=32",
+        b"tile=1e3&overlap=-0",
         b"a=1;b=2&%00=%ff&=&&",
     ]
 
@@ -61,6 +63,18 @@ def _inferences() -> list[bytes]:
     texts = [triton.PIXELS_AS_JSON, triton.PICTURE_AS_JSON.replace("BASE64", "YWJj").encode(), triton.SHARED_MEMORY]
     as_json = [b"j\0\0" + text for text in texts]
     return [*binary, *as_json, b"z\0\0" + gzip.compress(triton.PIXELS_AS_JSON), b"b\0\0abc"]
+
+
+def _label_configs() -> list[bytes]:
+    image, label = '<Image name="i" value="$image"/>', '<Label value="a" predicted_values="something, b"/>'
+    kinds = ("BrushLabels", "PolygonLabels", "RectangleLabels")
+    controls = [f'<{kind} name="{kind}" toName="i" model_score_threshold="0.5">{label}</{kind}>' for kind in kinds]
+    return [
+        f"<View>{image}{''.join(controls)}</View>".encode(),
+        f'<?xml version="1.0" encoding="utf-8"?><View><!-- c -->{controls[0]}{image}</View>'.encode(),
+        f'<View>{image}<BrushLabels toName="i" model_skip="true"><View>{label}</View></BrushLabels></View>'.encode(),
+        b'<!DOCTYPE a [<!ENTITY b "c">]><View>&b;<![CDATA[d]]></View>',
+    ]
 
 
 def _pictures() -> list[bytes]:
@@ -91,4 +105,5 @@ SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
     "query": _queries,
     "picture": _pictures,
     "v2": _inferences,
+    "labels": _label_configs,
 }

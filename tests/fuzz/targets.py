@@ -17,6 +17,7 @@ from server.pictures.budget import DecodeBudget
 from server.pictures.decode import Limits, PictureFile
 from server.postprocess import select
 from server.preprocess import prepare
+from server.protocols import label_config
 from server.protocols.body import inflate_steps, multipart_pictures
 from server.protocols.native import options_of
 from server.protocols.open_inference.request import parse
@@ -76,6 +77,17 @@ def read_inference(data: bytes) -> None:
         select(asked.options, FAKE_CARD)
 
 
+def read_labels(data: bytes) -> None:
+    """Label Studio's configuration."""
+    with contextlib.suppress(RequestError):
+        config = label_config.read(data.decode("utf-8", "replace"))
+        assert config.controls
+        assert len({control.to_name for control in config.controls}) == 1
+        assert config.score_threshold is None or 0 <= config.score_threshold <= 1
+        config.match(FAKE_CARD.classes[1:])
+        assert any(control.label_of(name) for control in config.controls for name in FAKE_CARD.classes)
+
+
 def _inflated(body: bytes) -> bytes:
     inflated = b""
     for chunk in inflate_steps(body, "gzip"):
@@ -101,4 +113,5 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "query": read_query,
     "picture": decode_picture,
     "v2": read_inference,
+    "labels": read_labels,
 }

@@ -21,10 +21,10 @@ CHECKS = (
 )
 
 
-def test_answers_are_those_of_the_document() -> None:
+def test_answers_are_those_of_the_document(tmp_path: Path) -> None:
     """The fake engine answers for the demo model: it is not what is tried, and takes no time."""
     options = ["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--generation-deterministic"]
     with serving("--engine", "fake") as url:
         command = [COMMAND, "--config-file", CONFIGURATION, "run", f"{url}/openapi.json", "--checks", ",".join(CHECKS)]
-        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from clients import Client, Prediction
+from tests.real_clients.conftest import ROOT
 
 sv = pytest.importorskip("supervision")
 
@@ -63,3 +66,17 @@ def test_without_masks_and_without_objects(server_url: str, pictures: list[Path]
     assert boxes.mask is None
     assert len(nothing) == 0
     assert len(sv.Detections.merge([boxes[:0], nothing])) == 0
+
+
+def test_the_script_of_the_page_runs(
+    server_url: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "client.md").read_text()
+    (script,) = (one for one in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "supervision" in one)
+    shutil.copy(pictures[0], tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    with Client(server_url) as client:
+        exec(script, {"client": client})
+    before, after = (np.asarray(Image.open(name).convert("RGB")) for name in ("picture.png", "annotated.png"))
+    assert before.shape == after.shape
+    assert np.any(before != after)

@@ -152,6 +152,13 @@ async def test_far_too_many_tiles(client: httpx2.AsyncClient) -> None:
     assert (reply.status_code, reply.json()["detail"][:23]) == (400, "tile: it makes 5476 til")
 
 
+async def test_far_too_many_objects(client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.slides.MAX_INSTANCES", 10)
+    reply = await post(client, TILES)
+    assert (reply.status_code, "more than 10 objects" in reply.json()["detail"]) == (400, True)
+    checked(await post(client, TILES, SMALL))
+
+
 async def test_a_bad_picture_among_several_is_named(client: httpx2.AsyncClient) -> None:
     for bad in (b"nonsense", FILE[:400]):  # at its header, and in the middle
         parts = [("image", ("a.png", file, "image/png")) for file in (FILE, bad)]

@@ -23,7 +23,7 @@ from server.models import Models
 from server.protocols import cvat
 from server.protocols.cvat import CvatMask
 from server.protocols.objects import crop
-from tests.server.protocols.tools import BAD_BODIES, BLACK, JSON, pixels, predicted, refused, text
+from tests.server.protocols.tools import BAD_BODIES, BLACK, JSON, WIDE, pixels, predicted, refused, text
 from tests.server.running import fake_server, server_with, settings
 
 HEADERS = {"User-Agent": "python-requests/2.32.3", "Accept-Encoding": "gzip, deflate", "Accept": "*/*", **JSON}
@@ -66,6 +66,14 @@ async def test_a_shape_is_a_detection_of_predict(client: httpx2.AsyncClient) -> 
     assert isinstance(shape["confidence"], str)
     assert float(shape["confidence"]) == truth["score"]
     assert (painted(shape["mask"], (50, 70)) == pixels(truth)).all()
+
+
+async def test_a_large_picture_in_tiles(client: httpx2.AsyncClient) -> None:
+    truth = await predicted(client, WIDE, "?tile=64&overlap=8")
+    shapes = await detected(client, "?tile=64&overlap=8", image=text(WIDE))
+    assert len(shapes) == len(truth) > 1
+    for shape, found in zip(shapes, truth, strict=True):
+        assert (painted(shape["mask"], (64, 300)) == pixels(found)).all()
 
 
 async def test_its_polygon_painted_again_is_the_mask(client: httpx2.AsyncClient) -> None:

@@ -186,6 +186,18 @@ async def test_labels_of_classes(client: httpx2.AsyncClient, labels: str, label:
     assert found == ([] if label is None else [[label]])
 
 
+async def test_the_only_label_is_for_the_only_class() -> None:
+    engine = FakeEngine(FAKE_CARD.model_copy(update={"classes": ["background", "nucleus"]}))
+    async with server_with(Models.of(settings(), [engine])) as client:
+        others = control("RectangleLabels", '<Label value="Dirt"/><Label value="Dust"/>')
+        one = config(control("BrushLabels", '<Label value="Cell"/>'), others)
+        ((prediction),) = await results(client, data_uri(), label_config=one)
+        assert [region["value"]["brushlabels"] for region in prediction["result"]] == [["Cell"]]
+        two = config(control("BrushLabels", '<Label value="Cell"/><Label value="Dirt"/>'))
+        reply = await client.post("/label-studio/predict", json=call(data_uri(), label_config=two))
+        refused(reply, 400, 'predicted_values="nucleus"')
+
+
 @pytest.mark.parametrize(("threshold", "count"), [("0.99", 0), ("0.01", 1)])
 async def test_a_threshold_of_the_control(client: httpx2.AsyncClient, threshold: str, count: int) -> None:
     strict = control("BrushLabels", attributes=f'model_score_threshold="{threshold}"')

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from server.contract import rle
 from server.protocols.objects import outline, through_pixels
 from server.protocols.roboflow_documents import Segmentation
-from tests.server.protocols.tools import BAD_BODIES, BLACK, JSON, PICTURE, pixels, predicted, refused, text
+from tests.server.protocols.tools import BAD_BODIES, BLACK, JSON, PICTURE, WIDE, pixels, predicted, refused, text
 from tests.server.running import fake_server
 
 URL = "/infer/instance_segmentation"
@@ -70,6 +70,14 @@ async def test_a_polygon_painted_again_is_the_mask(client: httpx2.AsyncClient) -
     canvas = Image.new("1", (70, 50))
     ImageDraw.Draw(canvas).polygon([(point["x"], point["y"]) for point in found["points"]], fill=1, outline=1)
     assert (np.asarray(canvas) == pixels(truth)).all()
+
+
+async def test_a_large_picture_in_tiles(client: httpx2.AsyncClient) -> None:
+    truth = await predicted(client, WIDE, "?tile=64&overlap=8")
+    image = {"type": "base64", "value": text(WIDE)}
+    reply = await client.post(f"{URL}?tile=64&overlap=8", json=body(image, response_mask_format="rle"))
+    assert len(truth) > 1
+    assert [found["rle"] for found in reply.json()["predictions"]] == [found["mask"] for found in truth]
 
 
 async def test_several_pictures_are_a_list(client: httpx2.AsyncClient) -> None:

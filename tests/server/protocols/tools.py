@@ -13,6 +13,8 @@ from server.contract import rle
 from tests.server.running import PNG_HEADERS, as_png, noise, png
 
 PICTURE = as_png(noise(3, (50, 70)))
+WIDE = as_png(noise(3, (64, 300)))
+"""In which it finds an object in each tile."""
 BLACK = png((0, 0, 0), (30, 20))
 """In which the fake engine finds nothing."""
 JSON = {"Content-Type": "application/json"}
@@ -52,7 +54,9 @@ BAD_BODIES: dict[str, tuple[bytes, int]] = {
     "not UTF-8": (b'{"image": "\xff"}', 400),
     "half a surrogate": (b'{"image": "\\ud800"}', 400),
     "deep lists": (b'{"image": ' + b"[" * 100_000, 400),
+    "deeper lists": (b'{"image": ' + b"[" * 300_000, 413),
     "deep objects": (b'{"image":' * 100_000, 400),
+    "many objects": (b'{"image": "", "other": [' + b"{}," * 300_000 + b"{}]}", 413),
     "millions of values": (b'{"image": "", "other": [' + b"0," * 2_100_000 + b"0]}", 413),
 }
 """What no protocol takes, and the status of each."""
