@@ -126,8 +126,8 @@ router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Proble
 @router.post("/predict", response_model=PredictResponse, openapi_extra=native.OPENAPI)
 async def predict(request: Request) -> Response:
     """The objects of one picture or several: boxes, classes, scores and masks."""
-    options = native.options_of(request.query_params)
     as_png = native.wants_png(request.headers.get("Accept", ""))
+    options = native.options_of(request.query_params, as_png=as_png)
 
     async def read_pictures() -> list[bytes]:
         files = await native.read_pictures(request, settings_of(request))

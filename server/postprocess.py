@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from server.contract import card, rle
+from server.contract import card, polygons, rle
 from server.contract.errors import BadParameter
 from server.contract.wire import (
     Detection,
@@ -23,6 +23,7 @@ from server.contract.wire import (
     Mask,
     MaskFormat,
     PngMask,
+    PolygonMask,
     PredictOptions,
     RleMask,
     UncompressedRleMask,
@@ -49,8 +50,6 @@ class Selection:
 
 def select(options: PredictOptions, model: card.ModelCard) -> Selection:
     """The query's wishes within the model's limits. Raises `BadParameter` for what this model cannot give."""
-    if options.mask == "polygon":
-        raise BadParameter("mask: polygon is not available yet; ask for rle, rle_uncompressed, png or none.")
     limits = model.output
     wanted = limits.default_score_threshold if options.score_threshold is None else options.score_threshold
     return Selection(
@@ -218,7 +217,15 @@ def _formatted(counts: list[rle.Counts], size_hw: tuple[int, int], form: MaskFor
         return [UncompressedRleMask(size_hw, runs.tolist()) for runs in counts]
     if form == "png":
         return [PngMask(size_hw, _png(runs, size_hw)) for runs in counts]
+    if form == "polygon":
+        return [PolygonMask("MultiPolygon", size_hw, _coordinates(runs, size_hw)) for runs in counts]
     return [RleMask(size_hw, text) for text in rle.compress_all(counts)]
+
+
+def _coordinates(counts: rle.Counts, size_hw: tuple[int, int]) -> list[list[list[list[int]]]]:
+    """GeoJSON's: each ring ends where it begins."""
+    parts = polygons.from_counts(counts, size_hw)
+    return [[[*(corners := ring.tolist()), corners[0]] for ring in rings] for rings in parts]
 
 
 def _png(counts: rle.Counts, size_hw: tuple[int, int]) -> str:

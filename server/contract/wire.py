@@ -23,6 +23,8 @@ Priority = Literal["normal", "low"]
 Box = tuple[float, float, float, float]
 Size = tuple[PositiveInt, PositiveInt]
 """Height, width."""
+Corner = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
+"""x, y on the grid between the pixels."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
 
@@ -56,7 +58,18 @@ class PngMask:
     png: str
 
 
-Mask = RleMask | UncompressedRleMask | PngMask
+@dataclass(frozen=True, slots=True)
+class PolygonMask:
+    """A GeoJSON geometry along the edges of the pixels: parts, each a list of closed rings, the exterior before its
+    holes (`server.contract.polygons`). A pixel is set where its centre is inside; an empty mask has no part."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    type: Literal["MultiPolygon"]
+    size: Size
+    coordinates: list[list[Annotated[list[Corner], Field(min_length=5)]]]
+
+
+Mask = RleMask | UncompressedRleMask | PngMask | PolygonMask
 
 
 @dataclass(frozen=True, slots=True)

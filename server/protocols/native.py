@@ -46,15 +46,19 @@ def _openapi() -> dict[str, Any]:
 OPENAPI = _openapi()
 
 
-def options_of(query: QueryParams) -> PredictOptions:
-    """Raises `BadParameter` for an unknown, repeated or impossible parameter."""
+def options_of(query: QueryParams, *, as_png: bool = False) -> PredictOptions:
+    """Those of the query; a picture to be drawn on needs run lengths, whatever masks were asked for.
+
+    Raises `BadParameter` for an unknown, repeated or impossible parameter.
+    """
     names = Counter(name for name, _ in query.multi_items())
     if len(names) > MAX_PARAMETERS:
         raise BadParameter(f"The query has {len(names)} parameters; /docs lists those that there are.")
     for name, count in names.items():
         if count > 1:
             raise BadParameter(f"The query has {name!r} more than once.")
-    return PredictOptions.from_query(query)
+    options = PredictOptions.from_query(query)
+    return options.model_copy(update={"mask": "rle"}) if as_png else options
 
 
 async def read_pictures(request: Request, settings: Settings) -> list[bytes]:

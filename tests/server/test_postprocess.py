@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from server.contract import rle
 from server.contract.card import ModelCard
 from server.contract.errors import BadParameter
-from server.contract.wire import ImageResult, PngMask, PredictOptions, RleMask, UncompressedRleMask
+from server.contract.wire import ImageResult, PngMask, PolygonMask, PredictOptions, RleMask, UncompressedRleMask
 from server.postprocess import PasteRule, boxes_to_image, paste_to_rle, select, to_image_result
 from server.preprocess import Canvas
 from tests.server.contract.cards import card_values, model_card
@@ -299,12 +299,7 @@ def test_a_class_whose_name_is_a_number_wins_over_the_id() -> None:
     assert select(PredictOptions(classes=("2",)), model).class_ids == {1}
 
 
-def test_polygons_are_not_there_yet() -> None:
-    with pytest.raises(BadParameter, match="polygon"):
-        select(PredictOptions(mask="polygon"), model_card())
-
-
-@pytest.mark.parametrize("mask", ["rle", "rle_uncompressed", "png", "none"])
+@pytest.mark.parametrize("mask", ["rle", "rle_uncompressed", "png", "polygon", "none"])
 def test_every_mask_format_gives_a_valid_document_of_plain_values(mask: str) -> None:
     result = answer(mask=mask)
     document = orjson.dumps(result)  # refuses numpy's numbers
@@ -324,6 +319,17 @@ def test_png_and_uncompressed_masks_hold_the_same_pixels() -> None:
         np.testing.assert_array_equal(decoded_png, pixels)
         assert isinstance(plain.mask, UncompressedRleMask)
         np.testing.assert_array_equal(rle.to_mask(rle.check(plain.mask.counts, (64, 64)), (64, 64)), pixels)
+
+
+def test_polygon_masks_hold_the_same_pixels() -> None:
+    for compressed, found in zip(answer().detections, answer(mask="polygon").detections, strict=True):
+        assert isinstance(compressed.mask, RleMask)
+        assert isinstance(found.mask, PolygonMask)
+        ((exterior,),) = found.mask.coordinates
+        assert exterior[0] == exterior[-1]
+        (their_rle,) = coco.frPyObjects([np.ravel(exterior).astype(float).tolist()], 64, 64)
+        pixels = coco.decode({"size": [64, 64], "counts": compressed.mask.counts})
+        np.testing.assert_array_equal(coco.decode(their_rle), pixels)
 
 
 def test_boxes_without_area_and_numbers_that_are_none_are_dropped() -> None:

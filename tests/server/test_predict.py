@@ -114,7 +114,7 @@ async def test_picture_without_objects_is_an_empty_list(client: httpx2.AsyncClie
     assert (await answer(client, png((0, 0, 0)))).images[0].detections == []
 
 
-@pytest.mark.parametrize("mask", ["none", "rle_uncompressed", "png"])
+@pytest.mark.parametrize("mask", ["none", "rle_uncompressed", "png", "polygon"])
 async def test_other_masks_have_the_same_boxes_and_areas(client: httpx2.AsyncClient, mask: str) -> None:
     (plain,) = (await answer(client, RED)).images[0].detections
     (found,) = (await answer(client, RED, f"?mask={mask}")).images[0].detections
@@ -145,6 +145,28 @@ async def test_annotated_picture(client: httpx2.AsyncClient, accept: str) -> Non
     changed = (drawn != (200, 30, 10)).any(axis=2)
     assert changed[20, 30]
     assert changed.sum() >= found.area
+
+
+@pytest.mark.parametrize("mask", ["polygon", "png", "rle_uncompressed", "none"])
+async def test_annotated_picture_has_its_masks_whatever_the_answer_would_have_had(
+    client: httpx2.AsyncClient, mask: str
+) -> None:
+    headers = {**PNG_HEADERS, "Accept": "image/png"}
+    plain = await client.post("/predict", content=RED, headers=headers)
+    assert (await client.post(f"/predict?mask={mask}", content=RED, headers=headers)).content == plain.content
+
+
+async def test_lines_of_an_annotated_picture_grow_with_it(client: httpx2.AsyncClient) -> None:
+    """The first pixels of the box that are not the picture's own, from the left, in the middle of a side."""
+    widths = []
+    for side in (200, 3200):
+        picture = png((200, 30, 10), (side, side))
+        (found,) = (await answer(client, picture, "?mask=none")).images[0].detections
+        reply = await client.post("/predict", content=picture, headers={**PNG_HEADERS, "Accept": "image/png"})
+        row = np.asarray(Image.open(io.BytesIO(reply.content)))[int(found.box[1]) + side // 20].astype(int)
+        edge = int(found.box[0])
+        widths.append(int((row[edge : edge + 20] == row[edge]).all(axis=1).sum()))
+    assert widths == [1, 4]
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json, image/png", "image/png;q=0, */*", "text/html", "image/*"])

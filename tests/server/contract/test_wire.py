@@ -40,6 +40,11 @@ ANSWER: dict[str, Any] = {
         pytest.param({"size": [4, 3], "counts": "01;"}, id="rle"),
         pytest.param({"size": [4, 3], "counts": [0, 1, 11]}, id="rle_uncompressed"),
         pytest.param({"size": [4, 3], "png": "iVBORw0KGgo="}, id="png"),
+        pytest.param(
+            {"type": "MultiPolygon", "size": [4, 3], "coordinates": [[[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]]]},
+            id="polygon",
+        ),
+        pytest.param({"type": "MultiPolygon", "size": [4, 3], "coordinates": []}, id="polygon of an empty mask"),
         pytest.param(None, id="none"),
     ],
 )
