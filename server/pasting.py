@@ -48,10 +48,10 @@ class PastedMasks:
 def paste(masks: Floats, boxes_image: Floats, size_hw: tuple[int, int], rule: PasteRule) -> PastedMasks:
     """Run lengths of masks [D, S, S] of probabilities pasted into boxes [D, 4], where they reach 0.5; float32.
 
-    Equal to the family's own paste into a mask of the picture's size: detectron2 samples bilinearly at pixel centres with
-    zeros outside the mask, Matterport does the same in whole-pixel boxes but never goes below the mask's least value,
-    torchvision pads the mask by one, grows and truncates the box, and repeats the border. Boxes may lie partly or wholly
-    outside the picture. The GIL is free meanwhile.
+    Equal to the family's own paste into a mask of the picture's size: detectron2 samples bilinearly at pixel centres
+    with zeros outside the mask, Matterport does the same in whole-pixel boxes but never goes below the mask's least
+    value, torchvision pads the mask by one, grows and truncates the box, and repeats the border. Boxes may lie partly
+    or wholly outside the picture. The GIL is free meanwhile.
     """
     from server.compiled import masks as compiled
 

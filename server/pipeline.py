@@ -16,7 +16,7 @@ from typing import cast
 
 import numpy as np
 
-from server import batching
+from server import batching, compiled
 from server.contract import errors
 from server.contract.card import ModelCard
 from server.contract.wire import ImageResult, PredictOptions, Timings
@@ -151,8 +151,8 @@ class BatchingPipeline:
         return Pipeline(cast("EngineWorker", self.supervised.worker).engine, self._limits)
 
     async def start(self) -> None:
-        """Warms the engine up, in a thread, and takes work."""
-        await self.supervised.start()
+        """Warms up the engine and what is compiled, in threads, and takes work."""
+        await asyncio.gather(self.supervised.start(), asyncio.to_thread(compiled.load))
         self.batcher.start()
 
     async def close(self) -> None:

@@ -1,18 +1,23 @@
 """Python that numba compiles: without the GIL, once a machine, kept on disk.
 
-Numba rather than a C extension: the project is installed from its sources on machines without a compiler, and numba has
-wheels for Linux, macOS and Windows. It costs 0.3 s at start, and some seconds the first time on a machine.
+Numba rather than a C extension: the project is installed from its sources on machines without a compiler, and numba
+has wheels for Linux, macOS and Windows. It costs a third of a second at start, and some seconds the first time on a
+machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import numba
 from numba import types
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_njit: Any = partial(numba.njit, nogil=True, error_model="numpy")
+_part: Any = partial(_njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def compiled(*arguments: Any) -> Callable[[F], F]:
@@ -24,9 +29,9 @@ def compiled(*arguments: Any) -> Callable[[F], F]:
 
     def compile_(function: F) -> F:
         try:
-            result: F = numba.njit(arguments, cache=True, **_OPTIONS)(function)
+            result: F = _njit(arguments, cache=True)(function)
         except (RuntimeError, OSError):  # no folder that can be written, a full disk
-            result = numba.njit(arguments, **_OPTIONS)(function)
+            result = _njit(arguments)(function)
         return result
 
     return compile_
@@ -34,17 +39,14 @@ def compiled(*arguments: Any) -> Callable[[F], F]:
 
 def called(function: F) -> F:
     """For the compiled functions of the same module to call."""
-    result: F = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    result: F = _part(function)
     return result
 
 
 def inlined(function: F) -> F:
-    """The same for an inner loop: a call costs some 20 ns, to inline one some time to compile."""
-    result: F = numba.njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    """The same for an inner loop: a call costs some 20 ns, inlining only time to compile."""
+    result: F = _part(forceinline=True)(function)
     return result
-
-
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def read_only(dtype: Any, dimensions: int) -> types.Array:

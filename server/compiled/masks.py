@@ -1,10 +1,10 @@
 """Compiled loops from masks of the network to run lengths; `server.pasting` says what they promise.
 
 A *cell* is the square between four neighbouring samples of a mask, in which the pasted values are bilinear: along a
-column of pixels they rise or fall, and pass one half once at most. So only the cells on the edge of an object are looked
-at, and of each column of pixels there only the rows around that place. What a pixel looked at is, is decided by the same
-float64 arithmetic as if all were. Rounding moves a value by some 1e-16; where a sample is within `_CLEAR` of one half, so
-that this could matter, every pixel of the cell is looked at.
+column of pixels they rise or fall, and pass one half once at most. So only the cells on the edge of an object are
+looked at, and of each column of pixels there only the rows around that place. What a pixel looked at is, is decided
+by the same float64 arithmetic as if all were. Rounding moves a value by some 1e-16; where a sample is within `_CLEAR`
+of one half, so that this could matter, every pixel of the cell is looked at.
 
 The functions that are called come first: numba compiles as it reads.
 """
@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-
 from numba import float32, int64
 
 from server.compiled.compiling import called, compiled, inlined, read_only
@@ -70,7 +69,7 @@ def _enlarged(edges: Indices, wanted: int) -> Indices:
 
 @called
 def _framed(mask: Floats) -> Doubles:
-    """With zeros around: one row and column before, two after, where torchvision's last sample looks for a neighbour."""
+    """With zeros around: one row and column before, two after, as torchvision's last sample looks for a neighbour."""
     size = len(mask)
     framed = np.zeros((size + 3, size + 3))
     for i in range(size):
@@ -98,8 +97,8 @@ def _grown(low: float, high: float, padded_size: int) -> tuple[int, int]:
 
 @called
 def _positions(low: float, high: float, side: int, size: int, rule: int) -> tuple[int, Doubles, float]:
-    """First pixel that the box touches along an axis, where the centres of its pixels are among the samples of the mask
-    (torchvision: of the padded mask), and their distance."""
+    """First pixel that the box touches along an axis, where the centres of its pixels are among the samples of the
+    mask (torchvision: of the padded mask), and their distance."""
     if rule == TORCHVISION:
         start, stop = _grown(low, high, size + 2)
         first, last = min(max(start, 0), side), min(stop + 1, side)
@@ -135,8 +134,8 @@ def _first_rows(positions: Doubles, cells: int, shift: int) -> Indices:
 
 @called
 def _plan(plan: Indices, samples: Doubles, cell: int, rows: Indices) -> int:
-    """Writes what there is to do in a column of cells: (kind, cell), top to bottom, without those that hold no pixels or
-    go on as before; returns their number."""
+    """Writes what there is to do in a column of cells, as (kind, cell) from top to bottom, without those that hold no
+    pixels or go on as before; returns their number."""
     count, before = 0, -1
     for q in range(len(rows) - 1):
         a, b, c, d = samples[q, cell], samples[q, cell + 1], samples[q + 1, cell], samples[q + 1, cell + 1]
@@ -153,9 +152,7 @@ def _plan(plan: Indices, samples: Doubles, cell: int, rows: Indices) -> int:
 
 
 @inlined
-def _change(
-    down: Doubles, first: int, last: int, sample: int, upper: float, lower: float, scale: float
-) -> int:
+def _change(down: Doubles, first: int, last: int, sample: int, upper: float, lower: float, scale: float) -> int:
     """The first of rows `first` to `last` that is on the lower sample's side of one half."""
     below = lower >= _THRESHOLD
     if below == (upper >= _THRESHOLD):
@@ -196,10 +193,13 @@ def _column(
 
 
 @called
-def _paste_one(
-    edges: Indices, start: int, mask: Floats, box: Floats, h: int, w: int, rule: int
-) -> tuple[Indices, int]:
-    """Writes the places where a mask changes from edges[start] on; returns the array, or a larger one, and their end."""
+def _paste_one(edges: Indices, start: int, mask: Floats, box: Floats, h: int, w: int, rule: int) -> tuple[Indices, int]:
+    """Writes the places where a mask changes from edges[start] on, and leaves room for one more.
+
+    Returns the array, or a larger one, and the end of the places.
+    """
+    if start == len(edges):
+        edges = _enlarged(edges, start + 1)
     samples, shift = _framed(mask), 0 if rule == TORCHVISION else 1
     x, across, _ = _positions(box[0], box[2], w, len(mask), rule)
     y, down, scale = _positions(box[1], box[3], h, len(mask), rule)
@@ -216,9 +216,7 @@ def _paste_one(
             if cell != planned:
                 count, planned = _plan(plan, samples, cell, rows), cell
             left, right = _weights(across[k], cell - shift)
-            end = _column(
-                edges, start, end, top, samples, cell, left, right, down, rows, plan, count, shift, scale
-            )
+            end = _column(edges, start, end, top, samples, cell, left, right, down, rows, plan, count, shift, scale)
     return edges, end
 
 
