@@ -93,7 +93,7 @@ class Reservation(Generic[Key, Item, Result]):
     async def submit(self, key: Key, item: Item) -> Outcome[Result]:
         """Waits for the item's result. Raises what the engine raised for it, `Unanswered`, `Down`, `DeadlinePassed` or
         `Draining`."""
-        self._expect(-1)
+        self._expect(-min(self._coming, 1))
         return await self._batcher._enqueue(key, item, self)
 
     def __enter__(self) -> Reservation[Key, Item, Result]:
@@ -162,8 +162,10 @@ class Batcher(Generic[Key, Item, Result]):
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
         lead_s: float = 0.0,
+        in_all: int | None = None,
     ) -> Reservation[Key, Item, Result]:
-        """Admits a request of `items` items that will be submitted in no less than `lead_s`.
+        """Admits a request of `items` items that will be submitted in no less than `lead_s`; or of more `in_all`, never
+        more than `items` at once.
 
         An idle batcher whose runner is up admits anything. Raises `QueueFull`, `NotRunning`, `Down` or `Draining`.
         """
@@ -171,7 +173,9 @@ class Batcher(Generic[Key, Item, Result]):
         delay_s = min(runner.delay_s for runner in self._runners)
         if self._admission.items or delay_s:
             until_deadline_s = math.inf if deadline is None else deadline - time.monotonic()
-            self._check_admission(items, cost, until_deadline_s, self._forecast(items, priority, lead_s, delay_s))
+            self._check_admission(
+                items, cost, until_deadline_s, self._forecast(in_all or items, priority, lead_s, delay_s)
+            )
         return Reservation(self, items, cost, deadline, priority)
 
     async def drain(self) -> None:

@@ -45,20 +45,10 @@ def _paint_mask(painted: Picture, detection: Detection, colour: Colour, line: in
         return
     counts = rle.decompress(detection.mask.counts, detection.mask.size)
     x, y, w, h = rle.bbox(counts, detection.mask.size)
-    mask = np.zeros((h, w), np.bool_)
-    columns, rows = np.divmod(_set_pixels(counts), len(painted))
-    mask[rows - y, columns - x] = True
+    mask = rle.crop(counts, detection.mask.size, (x, y, x + w, y + h))
     view = painted[y : y + h, x : x + w]
     view[mask] = np.rint(view[mask] * (1 - MASK_OPACITY) + np.array(colour) * MASK_OPACITY).astype(np.uint8)
     view[mask & ~_eroded(mask, line)] = colour
-
-
-def _set_pixels(counts: rle.Counts) -> npt.NDArray[np.int64]:
-    """Column-major positions of a mask's pixels: a picture may be large, and its objects small."""
-    lengths = counts[1::2]
-    starts = np.cumsum(counts)[::2][: len(lengths)]
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def _eroded(mask: Mask, reach: int) -> Mask:

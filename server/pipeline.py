@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
-
-import numpy as np
+from typing import Any, cast
 
 from server import batching, compiled
 from server.contract import errors
@@ -26,15 +24,19 @@ from server.pictures.decode import DecodedPicture, Limits, Picture, PictureFile
 from server.pictures.reader import PictureReader
 from server.pictures.threads import Borrowed
 from server.postprocess import select, to_image_result
-from server.preprocess import Canvas, prepare
+from server.preprocess import Canvas, prepare, usual_bytes
 from server.record import Progress
 from server.repository import load_bundle
 from server.scheduling.supervision import RestartPolicy, Supervised
-from server.translation import contract_errors
+from server.slides import PictureAnswer, Slides, count_tiles, predict_in_tiles
+from server.translation import contract_errors, named
 from server.worker import EngineWorker
 
 SMALL_FILE = 256 << 10
 """Bytes; decoding more of them could keep the engine from the next request."""
+
+TILED_BATCHES = 2
+"""Batches of tiles that a request may have on their way: one runs while the next is cut."""
 
 
 class Pipeline:
@@ -70,7 +72,10 @@ class Pipeline:
         """
         options = options or PredictOptions()
         self.check(options)
-        canvas = self.prepare(PictureFile(image, self.limits).decode() if isinstance(image, bytes) else image)
+        picture = PictureFile(image, self.limits).decode() if isinstance(image, bytes) else image
+        if options.tile is not None:
+            return predict_in_tiles(picture, self.card, options, lambda canvas: self.infer([canvas])[0])
+        canvas = self.prepare(picture)
         (detections,) = self.infer([canvas])
         return self.finish(canvas, detections, options)
 
@@ -105,10 +110,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _PictureAnswer:
-    result: ImageResult
-    picture: Picture | None
-    batch_size: int
+class _Request:
+    """See `BatchingPipeline.predict`."""
+
+    files: Sequence[bytes | Picture]
+    options: PredictOptions
+    deadline: float | None
+    keep_pictures: bool
+    progress: Progress
 
 
 class BatchingPipeline:
@@ -166,7 +175,7 @@ class BatchingPipeline:
         `EngineRestarting`, `EngineLost`, `Draining`."""
         self.pipeline.check(options)
         with contract_errors():
-            self._reserve(1, 0, options, deadline)
+            self._reserve(_Request((), options, deadline, False, Progress()), 1)
 
     async def predict(
         self,
@@ -194,51 +203,41 @@ class BatchingPipeline:
         started = time.monotonic()
         progress = Progress() if progress is None else progress
         self.pipeline.check(options)
-        with contract_errors(), self._reserve(len(files), self._cost(files), options, deadline) as room:
+        request = _Request(files, options, deadline, keep_pictures, progress)
+        with contract_errors():
             async with asyncio.timeout_at(deadline):
-                if len(files) == 1:  # without a task of its own, which costs more than it brings
-                    answers = [await self._predict_one(room, files[0], options, None, keep_pictures, progress)]
-                else:
-                    answers = await self._predict_each(room, files, options, keep_pictures, progress)
+                answers = await (self._predict_whole(request) if options.tile is None else self._predict_tiles(request))
         return _joined(answers, progress, time.monotonic() - started)
 
-    async def _predict_each(
-        self,
-        room: _Room,
-        files: Sequence[bytes | Picture],
-        options: PredictOptions,
-        keep_pictures: bool,
-        progress: Progress,
-    ) -> list[_PictureAnswer]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._predict_one(room, file, options, i, keep_pictures, progress))
-                for i, file in enumerate(files)
-            ]
-        return [task.result() for task in tasks]
+    async def _predict_whole(self, request: _Request) -> list[PictureAnswer]:
+        with self._reserve(request, len(request.files)) as room:
+            if len(request.files) == 1:  # without a task of its own, which costs more than it brings
+                return [await self._predict_one(request, room, request.files[0], None)]
+            return await _each(request.files, partial(self._predict_one, request, room))
+
+    async def _predict_tiles(self, request: _Request) -> list[PictureAnswer]:
+        """Never more than a few tiles are on their way, however many there are: others get their turn."""
+        count = await count_tiles(request.files, request.options, self._reader, self._limits)
+        at_once = min(count, TILED_BATCHES * self.batcher.limits.max_batch_size)
+        with self._reserve(request, at_once, count) as room:
+            run = partial(self._run, room, request.progress)
+            card, options = self.pipeline.card, request.options
+            slides = Slides(card, options, self._reader, self._limits, run, request.progress, at_once)
+            return await _each(request.files, partial(slides.predict, request.keep_pictures))
 
     async def _predict_one(
-        self,
-        room: _Room,
-        file: bytes | Picture,
-        options: PredictOptions,
-        index: int | None,
-        keep_picture: bool,
-        progress: Progress,
-    ) -> _PictureAnswer:
-        try:
-            rule = self.pipeline.card.input
-            thread = self._borrowed(file)
-            (kept, canvas), decode_s = await self._reader.read(file, self._limits, rule, keep_picture, thread)
-        except errors.PictureError as error:
-            raise error if index is None else errors.BadPictureInBatch(index, error) from error
-        progress.passed("decode", decode_s)
-        outcome = await self._run(room, canvas, progress)
+        self, request: _Request, room: _Room, file: bytes | Picture, index: int | None
+    ) -> PictureAnswer:
+        with named(index):
+            rule, thread = self.pipeline.card.input, self._borrowed(file)
+            (kept, canvas), decode_s = await self._reader.read(file, self._limits, rule, request.keep_pictures, thread)
+        request.progress.passed("decode", decode_s)
+        outcome = await self._run(room, request.progress, canvas)
         result, postprocess_s = await self._reader.threads.write(
-            self.pipeline.finish, canvas, outcome.result, options, borrowed=self._borrowed(file)
+            self.pipeline.finish, canvas, outcome.result, request.options, borrowed=self._borrowed(file)
         )
-        progress.passed("postprocess", postprocess_s)
-        return _PictureAnswer(result, kept, outcome.batch_size)
+        request.progress.passed("postprocess", postprocess_s)
+        return PictureAnswer(result, kept, outcome.batch_size)
 
     def _borrowed(self, file: bytes | Picture) -> Borrowed | None:
         """The engine's thread, for a small picture that has the server to itself: what a stage leaves in the caches of
@@ -246,7 +245,7 @@ class BatchingPipeline:
         is_alone = self.batcher.reserved == 1 and self.supervised.state == "ready"
         return self.supervised.borrow if is_alone and _bytes_of(file) <= SMALL_FILE else None
 
-    async def _run(self, room: _Room, canvas: Canvas, progress: Progress) -> batching.Outcome[Detections]:
+    async def _run(self, room: _Room, progress: Progress, canvas: Canvas) -> batching.Outcome[Detections]:
         queued = time.monotonic()
         try:
             outcome = await room.submit(canvas.image.shape, canvas)
@@ -257,24 +256,16 @@ class BatchingPipeline:
         progress.passed("inference", outcome.run_s)
         return outcome
 
-    def _reserve(self, items: int, cost: int, options: PredictOptions, deadline: float | None) -> _Room:
-        priority = batching.Priority[options.priority.upper()]
-        return self.batcher.reserve(items, cost, deadline, priority, self._reader.threads.backlog_s)
-
-    def _cost(self, files: Sequence[bytes | Picture]) -> int:
-        """Bytes that the request may hold while it waits: its files and its canvases."""
-        return sum(map(_bytes_of, files)) + len(files) * self._canvas_bytes
+    def _reserve(self, request: _Request, at_once: int, in_all: int | None = None) -> _Room:
+        """Room for canvases: `at_once`, of more `in_all`, and for the files."""
+        cost = sum(map(_bytes_of, request.files)) + at_once * self._canvas_bytes
+        priority = batching.Priority[request.options.priority.upper()]
+        lead_s = self._reader.threads.backlog_s
+        return self.batcher.reserve(at_once, cost, request.deadline, priority, lead_s, in_all)
 
     @cached_property
     def _canvas_bytes(self) -> int:
-        """Of the largest usual canvas; pictures can be larger only where the resize rule sets no upper limit."""
-        settings = self.pipeline.card.input
-        if settings.canvases == "exact":
-            rule, divisor = settings.resize, settings.size_divisor
-            pixels = (rule.min_size + divisor) * (rule.max_size + divisor)
-        else:
-            pixels = max(h * w for h, w in settings.canvases)
-        return pixels * 3 * np.dtype(settings.dtype).itemsize
+        return usual_bytes(self.pipeline.card.input)
 
 
 def _bytes_of(file: bytes | Picture) -> int:
@@ -284,7 +275,18 @@ def _bytes_of(file: bytes | Picture) -> int:
 _Room = batching.Reservation[tuple[int, ...], Canvas, Detections]
 
 
-def _joined(answers: Sequence[_PictureAnswer], progress: Progress, total_s: float) -> Answer:
+async def _each(
+    files: Sequence[bytes | Picture],
+    predict: Callable[[bytes | Picture, int | None], Coroutine[Any, Any, PictureAnswer]],
+) -> list[PictureAnswer]:
+    """All pictures side by side, each with its index where there are several."""
+    several = len(files) > 1
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(predict(file, index if several else None)) for index, file in enumerate(files)]
+    return [task.result() for task in tasks]
+
+
+def _joined(answers: Sequence[PictureAnswer], progress: Progress, total_s: float) -> Answer:
     """One answer from those of the pictures."""
     stages = {name: stage.seconds * 1e3 for name, stage in progress.items()}
     return Answer(

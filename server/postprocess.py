@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from server.contract import card, polygons, rle
 from server.contract.errors import BadParameter
 from server.contract.wire import (
+    Box,
     Detection,
     ImageResult,
     Mask,
@@ -27,7 +29,7 @@ from server.contract.wire import (
     RleMask,
     UncompressedRleMask,
 )
-from server.pasting import PastedMasks, PasteRule, paste
+from server.pasting import PasteRule, compress, paste
 from server.preprocess import Canvas
 
 Floats = npt.NDArray[np.floating]
@@ -64,33 +66,60 @@ def _class_id(wanted: str, classes: list[str]) -> int:
     raise BadParameter(f"classes: the model has no class {wanted!r}.")
 
 
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One object, with its box and mask in the frame of the picture (or tile) that it was found in."""
+
+    box: Box
+    class_id: int
+    score: float
+    counts: rle.Counts
+
+
 def to_image_result(
     detections: Floats, masks: Floats, canvas: Canvas, model: card.ModelCard, options: PredictOptions
 ) -> ImageResult:
-    """The answer for one picture.
+    """The answer for one picture; see `instances`."""
+    found = instances(detections, masks, canvas, model, select(options, model))
+    return image_result(found, canvas.size_hw, model, options.mask)
+
+
+def instances(
+    detections: Floats, masks: Floats, canvas: Canvas, model: card.ModelCard, selection: Selection
+) -> list[Instance]:
+    """The objects of one picture, by falling score.
 
     `detections` [D, 7] are the engine's rows of this picture: (image index, x1, y1, x2, y2 in canvas pixels, score,
     class); rows with score 0 are padding. `masks` [D, S, S] are probabilities.
     """
-    selection = select(options, model)
     rows = _selected(detections[:, 5], detections[:, 6], selection)
     boxes_image = boxes_to_image(detections[rows, 1:5], canvas, model.output.mask_paste)
     shown = np.round(boxes_image.astype(np.float64), _BOX_DECIMALS)
     kept = (shown[:, 2] > shown[:, 0]) & (shown[:, 3] > shown[:, 1])
     rows, boxes_image, shown = rows[kept], boxes_image[kept], shown[kept]
-    pasted = paste(masks[rows], boxes_image, canvas.size_hw, model.output.mask_paste)
-    found = [
-        Detection((x1, y1, x2, y2), class_id, model.classes[class_id], score, area, mask)
-        for (x1, y1, x2, y2), class_id, score, area, mask in zip(
+    counts = paste(masks[rows], boxes_image, canvas.size_hw, model.output.mask_paste)
+    return [
+        Instance((x1, y1, x2, y2), class_id, score, runs)
+        for (x1, y1, x2, y2), class_id, score, runs in zip(
             shown.tolist(),
             detections[rows, 6].astype(int).tolist(),
             np.round(detections[rows, 5].astype(np.float64), _SCORE_DECIMALS).tolist(),
-            pasted.areas.tolist(),
-            _formatted(pasted, canvas.size_hw, options.mask),
+            counts,
             strict=True,
         )
     ]
-    return ImageResult(width=canvas.size_hw[1], height=canvas.size_hw[0], detections=found)
+
+
+def image_result(
+    found: Sequence[Instance], size_hw: tuple[int, int], model: card.ModelCard, form: MaskFormat
+) -> ImageResult:
+    """Instances in the frame of their picture, as the answer shows them."""
+    masks = _formatted([one.counts for one in found], size_hw, form)
+    detections = [
+        Detection(one.box, one.class_id, model.classes[one.class_id], one.score, rle.area(one.counts), mask)
+        for one, mask in zip(found, masks, strict=True)
+    ]
+    return ImageResult(width=size_hw[1], height=size_hw[0], detections=detections)
 
 
 def _selected(scores: Floats, class_ids: Floats, selection: Selection) -> npt.NDArray[np.intp]:
@@ -123,16 +152,16 @@ def boxes_to_image(boxes_canvas: Floats, canvas: Canvas, rule: PasteRule) -> npt
 # Masks
 
 
-def _formatted(pasted: PastedMasks, size_hw: tuple[int, int], form: MaskFormat) -> list[Mask | None]:
+def _formatted(counts: list[rle.Counts], size_hw: tuple[int, int], form: MaskFormat) -> list[Mask | None]:
     if form == "none":
-        return [None] * len(pasted.areas)
-    if form == "rle":
-        return [RleMask(size_hw, text) for text in pasted.compressed()]
+        return [None] * len(counts)
     if form == "rle_uncompressed":
-        return [UncompressedRleMask(size_hw, runs.tolist()) for runs in pasted.runs()]
+        return [UncompressedRleMask(size_hw, runs.tolist()) for runs in counts]
     if form == "png":
-        return [PngMask(size_hw, _png(runs, size_hw)) for runs in pasted.runs()]
-    return [PolygonMask("MultiPolygon", size_hw, _coordinates(runs, size_hw)) for runs in pasted.runs()]
+        return [PngMask(size_hw, _png(runs, size_hw)) for runs in counts]
+    if form == "polygon":
+        return [PolygonMask("MultiPolygon", size_hw, _coordinates(runs, size_hw)) for runs in counts]
+    return [RleMask(size_hw, text) for text in compress(counts)]
 
 
 def _coordinates(counts: rle.Counts, size_hw: tuple[int, int]) -> list[list[list[list[int]]]]:
@@ -143,6 +172,10 @@ def _coordinates(counts: rle.Counts, size_hw: tuple[int, int]) -> list[list[list
 
 def _png(counts: rle.Counts, size_hw: tuple[int, int]) -> str:
     """A 1-bit PNG in base64."""
-    file = io.BytesIO()
-    Image.fromarray(rle.to_mask(counts, size_hw)).save(file, "PNG")
+    h, w = size_hw
+    image, file = Image.new("1", (w, h)), io.BytesIO()
+    x, y, box_w, box_h = rle.bbox(counts, size_hw)
+    if box_w:
+        image.paste(Image.fromarray(rle.crop(counts, size_hw, (x, y, x + box_w, y + box_h))), (x, y))
+    image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")

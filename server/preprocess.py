@@ -199,6 +199,16 @@ def canvas_size(resized_hw: tuple[int, int], settings: card.Input) -> tuple[int,
     return min(holding, key=lambda canvas: canvas[0] * canvas[1])
 
 
+def usual_bytes(settings: card.Input) -> int:
+    """Of the largest usual canvas; pictures can be larger only where the resize rule sets no upper limit."""
+    if settings.canvases == "exact":
+        rule, divisor = settings.resize, settings.size_divisor
+        pixels = (rule.min_size + divisor) * (rule.max_size + divisor)
+    else:
+        pixels = max(h * w for h, w in settings.canvases)
+    return pixels * 3 * np.dtype(settings.dtype).itemsize
+
+
 def place(resized: Pixels, size_hw: tuple[int, int], settings: card.Input) -> Canvas:
     """Puts a resized picture on its canvas, top left or centred, in the dtype of the model card."""
     h, w = resized.shape[:2]

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
         default=0, description="connections at once; 0: as many as files may be open"
     )
     max_megapixels: PositiveFloat = Field(default=100, description="largest picture once decoded")
-    max_decode_mib: PositiveInt = Field(default=480, description="memory that pictures may take while they are decoded")
+    max_decode_mib: PositiveInt = Field(
+        default=480, description="memory that pictures may take while they are decoded; those in tiles, as much again"
+    )
     max_pictures: PositiveInt = Field(default=128, description="pictures in one request")
     picture_threads: NonNegativeInt = Field(
         default=0, description="threads that decode pictures and write masks; 0: one a CPU"

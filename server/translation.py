@@ -1,4 +1,4 @@
-"""What scheduling raises, in the words of the contract: scheduling itself does not know it."""
+"""Errors in the words of the contract: scheduling does not know it, and a picture does not know its place."""
 
 from __future__ import annotations
 
@@ -35,3 +35,12 @@ def contract_errors() -> Iterator[None]:
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+@contextmanager
+def named(index: int | None) -> Iterator[None]:
+    """Says which of several pictures is bad."""
+    try:
+        yield
+    except errors.PictureError as error:
+        raise error if index is None else errors.BadPictureInBatch(index, error) from error

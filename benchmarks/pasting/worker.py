@@ -26,9 +26,9 @@ Paste = Callable[[Floats, Floats, int, int], list[str]]
 
 def maskline(rule: str) -> Paste:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from server.pasting import paste
+    from server.pasting import compress, paste
 
-    return lambda masks, boxes, h, w: paste(masks, boxes, (h, w), rule).compressed()  # type: ignore[arg-type]
+    return lambda masks, boxes, h, w: compress(paste(masks, boxes, (h, w), rule))  # type: ignore[arg-type]
 
 
 def torchvision_paste() -> Paste:

@@ -20,7 +20,7 @@ from export.average_precision import average_precision
 from export.model.mask_rcnn import MaskRCNN
 from export.serving import serving_input
 from export.training.dataset import PictureSet, Rle, ground_truth
-from server.pasting import paste
+from server.pasting import compress, paste
 from server.postprocess import boxes_to_image
 from server.preprocess import prepare
 
@@ -52,7 +52,7 @@ def predict(model: MaskRCNN, image: NDArray[np.uint8]) -> Found:
     detections, masks = detections[real], masks[real]
     rule = model.config.mask_paste
     boxes = boxes_to_image(detections[:, 1:5], canvas, rule)
-    texts = paste(masks, boxes, canvas.size_hw, rule).compressed()
+    texts = compress(paste(masks, boxes, canvas.size_hw, rule))
     rles = [{"size": list(canvas.size_hw), "counts": text.encode("ascii")} for text in texts]
     return Found(boxes, detections[:, 5], detections[:, 6].astype(np.int64), rles)
 

@@ -221,31 +221,28 @@ def _paste_one(edges: Indices, start: int, mask: Floats, box: Floats, h: int, w:
 
 
 @called
-def _to_counts(edges: Indices, start: int, end: int, pixels: int) -> tuple[int, int]:
-    """Turns a mask's edges into its counts in their place; their end, and the area."""
-    before, area = 0, 0
+def _to_counts(edges: Indices, start: int, end: int, pixels: int) -> int:
+    """Turns a mask's edges into its counts in their place; returns their end."""
+    before = 0
     for k in range(start, end):
         edge = edges[k]
         edges[k] = edge - before
         before = edge
-        if (k - start) & 1:
-            area += edges[k]
     if before == pixels:
-        return end, area
+        return end
     edges[end] = pixels - before
-    return end + 1, area
+    return end + 1
 
 
 @compiled(read_only(float32, 3), read_only(float32, 2), int64, int64, int64)
-def paste(masks: Floats, boxes: Floats, h: int, w: int, rule: int) -> tuple[Indices, Indices, Indices]:
-    """Counts (and room for more of them), ends and areas."""
+def paste(masks: Floats, boxes: Floats, h: int, w: int, rule: int) -> tuple[Indices, Indices]:
+    """Counts of all masks in a row (and room for more), and where each mask's end."""
     edges = np.empty(1024 + 512 * len(masks), np.int64)
     ends = np.zeros(len(masks) + 1, np.int64)
-    areas = np.empty(len(masks), np.int64)
     for k in range(len(masks)):
         edges, end = _paste_one(edges, ends[k], masks[k], boxes[k], h, w, rule)
-        ends[k + 1], areas[k] = _to_counts(edges, ends[k], end, h * w)
-    return edges, ends, areas
+        ends[k + 1] = _to_counts(edges, ends[k], end, h * w)
+    return edges, ends
 
 
 @compiled(read_only(int64, 1), read_only(int64, 1))

@@ -28,7 +28,7 @@ _RIGHT, _DOWN, _LEFT, _UP = range(4)
 
 def from_counts(counts: rle.Counts, size_hw: tuple[int, int]) -> list[list[Ring]]:
     """The polygons of a mask, the topmost first; none of an empty mask."""
-    runs = _runs(counts, size_hw[0])
+    runs = _Runs(*rle.column_runs(counts, size_hw[0]))
     if not len(runs.x):
         return []
     outline = _outline(runs)
@@ -43,7 +43,7 @@ def to_counts(polygons: Sequence[Sequence[npt.ArrayLike]], size_hw: tuple[int, i
     """
     h, w = size_hw
     crossings = [_crossings(_checked(ring), h, w) for polygon in polygons for ring in polygon]
-    return rle.from_boundaries(_odd(np.concatenate(crossings)) if crossings else np.zeros(0, np.int64), h * w)
+    return rle.from_flips(np.concatenate([np.zeros(0, np.int64), *crossings]), h * w)
 
 
 def _checked(ring: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -61,24 +61,10 @@ def _crossings(ring: npt.NDArray[np.float64], h: int, w: int) -> Ints:
     x1, y1 = ring.T
     x2, y2 = np.roll(ring, -1, axis=0).T
     columns = np.ceil(np.clip((x1, x2), 0, w) - 0.5).astype(np.int64)
-    line, x = _spread(columns.min(axis=0), columns.max(axis=0))
+    line, x = rle.ranges(columns.min(axis=0), columns.max(axis=0))
     y = y1[line] + (x + 0.5 - x1[line]) / (x2 - x1)[line] * (y2 - y1)[line]
     first: Ints = x * h + np.ceil(np.clip(y, 0, h) - 0.5).astype(np.int64)
     return first
-
-
-def _odd(values: Ints) -> Ints:
-    """Those that are there an odd number of times, rising."""
-    unique, counts = np.unique(values, return_counts=True)
-    odd: Ints = unique[counts % 2 == 1]
-    return odd
-
-
-def _spread(first: Ints, last: Ints) -> tuple[Ints, Ints]:
-    """The numbers of all ranges `first` to `last` (exclusive), and for each which range it is of."""
-    lengths = last - first
-    owner = np.repeat(np.arange(len(first)), lengths)
-    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths - first, lengths)
 
 
 # From runs to rings
@@ -86,22 +72,11 @@ def _spread(first: Ints, last: Ints) -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True)
 class _Runs:
-    """Column, first row and last row (exclusive) of each run, cut where columns end; by column and row."""
+    """As `rle.column_runs` gives them."""
 
     x: Ints
     top: Ints
     bottom: Ints
-
-
-def _runs(counts: rle.Counts, h: int) -> _Runs:
-    changes = np.cumsum(counts)
-    if len(counts) % 2:  # ends with zeros, which need no end
-        changes = changes[:-1]
-    if (counts[1:] == 0).any():
-        changes = _odd(changes)
-    starts, stops = changes[::2], changes[1::2]
-    run, x = _spread(starts // h, -(-stops // h))
-    return _Runs(x, np.maximum(starts[run] - x * h, 0), np.minimum(stops[run] - x * h, h))
 
 
 @dataclass(frozen=True)

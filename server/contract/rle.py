@@ -42,11 +42,58 @@ def from_boundaries(boundaries: npt.NDArray[np.integer], pixels: int) -> Counts:
     return np.diff(edges)
 
 
+def from_flips(positions: Counts, pixels: int) -> Counts:
+    """Counts from column-major positions, in any order, each of which flips all pixels that follow."""
+    unique, times = np.unique(positions, return_counts=True)
+    return from_boundaries(unique[times % 2 == 1], pixels)
+
+
+def from_runs(starts: Counts, stops: Counts, pixels: int) -> Counts:
+    """Counts of all pixels that are in any of these column-major runs, in any order; `stops` are exclusive."""
+    places = np.concatenate((starts, stops))
+    order = np.argsort(places, kind="stable")
+    first = np.flatnonzero(np.diff(places[order], prepend=-1))
+    depth = np.cumsum(np.add.reduceat(np.where(order < len(starts), 1, -1), first)) if len(first) else first
+    return from_boundaries(places[order][first][np.diff(depth > 0, prepend=False)], pixels)
+
+
 def to_mask(counts: Counts, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Mask [h, w] of counts that `check` or `decompress` has accepted."""
     h, w = size_hw
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(w, h).T
+
+
+def column_runs(counts: Counts, h: int) -> tuple[Counts, Counts, Counts]:
+    """Column, first row and last row (exclusive) of each run of a mask of `h` rows, cut where columns end; in order."""
+    changes = np.cumsum(counts)
+    if len(counts) % 2:  # ends with zeros, which need no end
+        changes = changes[:-1]
+    if (counts[1:] == 0).any():
+        changes, times = np.unique(changes, return_counts=True)
+        changes = changes[times % 2 == 1]
+    starts, stops = changes[::2], changes[1::2]
+    run, x = ranges(starts // h, -(-stops // h))
+    return x, np.maximum(starts[run] - x * h, 0), np.minimum(stops[run] - x * h, h)
+
+
+def ranges(first: Counts, last: Counts) -> tuple[Counts, Counts]:
+    """For each number of each range `first` to `last` (exclusive): which range it is of, and the number."""
+    lengths = last - first
+    owner = np.repeat(np.arange(len(first)), lengths)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths - first, lengths)
+
+
+def crop(counts: Counts, size_hw: tuple[int, int], box_xyxy: tuple[int, int, int, int]) -> npt.NDArray[np.bool_]:
+    """The part [y2 - y1, x2 - x1] of a mask; the box lies within it."""
+    x1, y1, x2, y2 = box_xyxy
+    x, top, bottom = column_runs(counts, size_hw[0])
+    here = (x >= x1) & (x < x2) & (top < y2) & (bottom > y1)
+    steps = np.zeros((x2 - x1, y2 - y1 + 1), np.int8)
+    steps[x[here] - x1, np.maximum(top[here] - y1, 0)] += 1
+    steps[x[here] - x1, np.minimum(bottom[here], y2) - y1] -= 1
+    inside: npt.NDArray[np.bool_] = np.cumsum(steps[:, :-1], axis=1, dtype=np.int8).T != 0
+    return inside
 
 
 def area(counts: Counts) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from server.contract.errors import BadParameter, BadPictureInBatch, UndecodablePicture
 
@@ -27,6 +27,9 @@ Corner = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
 """x, y on the grid between the pixels."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
+
+MIN_TILE = 64
+"""Pixels."""
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -104,7 +107,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of a request went."""
+    """Where the time of a request went. Its pictures and tiles run side by side: of each stage the slowest counts."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     decode: Milliseconds
@@ -143,6 +146,10 @@ class PredictOptions(BaseModel):
 
     `classes` are names or ids of the model, separated by commas in a query. With `priority=low` a request waits while
     any of normal priority do, and takes the places that they leave in a batch.
+
+    With `tile` a picture is looked at in squares of so many of its pixels, which share `overlap` pixels or more (an
+    eighth of `tile` if not given), and objects that several of them see are found once: for pictures much larger than
+    the model's input. The model's own limit of detections is for each tile then.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -155,6 +162,16 @@ class PredictOptions(BaseModel):
     mask: MaskFormat = "rle"
     timeout_ms: PositiveInt | None = None
     priority: Priority = "normal"
+    tile: Annotated[int, Field(ge=MIN_TILE)] | None = None
+    overlap: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def _check_overlap(self) -> Self:
+        if self.overlap is not None and self.tile is None:
+            raise ValueError("overlap: there are no tiles; give tile as well")
+        if self.tile is not None and self.overlap is not None and self.overlap > self.tile // 2:
+            raise ValueError(f"overlap: it is more than half of tile; give at most {self.tile // 2}")
+        return self
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Self:
@@ -217,5 +234,7 @@ def _sentence(error: ValidationError) -> str:
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"Nothing here is called {field!r}; /docs lists what is accepted."
+    if first["type"] == "value_error":  # our own sentence
+        return first["msg"].removeprefix("Value error, ") + "."
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{field}: {message}." if field else f"{first['msg']}."

@@ -28,20 +28,20 @@ class DecodeBudget:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._held = 0
         self._lock = threading.Lock()
         self._waiting: deque[tuple[int, asyncio.Future[Room]]] = deque()
 
     def take(self, size: int) -> Room:
         """Raises `PictureTooLarge` where it could never fit, `NoRoom` where it does not now."""
-        if size > self._max_bytes:
+        if size > self.max_bytes:
             raise PictureTooLarge(
-                f"To decode this picture takes {math.ceil(size / MIB)} MiB, more than the {self._max_bytes // MIB} MiB "
+                f"To decode this picture takes {math.ceil(size / MIB)} MiB, more than the {self.max_bytes // MIB} MiB "
                 "that the server has for all pictures (max_decode_mib); send a smaller one."
             )
         with self._lock:
-            if self._waiting or self._held + size > self._max_bytes:
+            if self._waiting or self._held + size > self.max_bytes:
                 raise NoRoom(size)
             self._held += size
         return Room(self, size)
@@ -74,7 +74,7 @@ class DecodeBudget:
             while self._waiting:
                 size, future = self._waiting[0]
                 if not future.done():
-                    if self._held + size > self._max_bytes:
+                    if self._held + size > self.max_bytes:
                         return
                     self._held += size
                     future.set_result(Room(self, size))

@@ -5,6 +5,7 @@ h, w: sides of the picture as a person sees it (*image* frame). Pictures are uin
 
 from __future__ import annotations
 
+import copy
 import io
 import struct
 import warnings
@@ -71,6 +72,8 @@ class PictureFile:
             self.decode_bytes = cost.decode_bytes(self._image, data)
         """Most memory that it takes to decode it and to read it in strips."""
         self.pixels = w * h
+        self.size_hw = h, w
+        """As it is stored, not upright."""
 
     def decode(self) -> DecodedPicture:
         """The first frame; to be called once. Raises `UndecodablePicture`."""
@@ -98,6 +101,8 @@ class DecodedPicture:
         self._to_rgb = _converter(image)
         w, h = image.size
         self.shape = (w, h, 3) if self._orientation >= 5 else (h, w, 3)
+        self._left = self._top = 0
+        """Where it begins in the file's picture, upright."""
 
     def __getitem__(self, rows: slice) -> Picture:
         """Some rows [n, w, 3]. Raises `UndecodablePicture`."""
@@ -108,11 +113,20 @@ class DecodedPicture:
             stored = _cropped(self._image, self._stored_box(start, stop))
             return np.ascontiguousarray(_upright(self._to_rgb(stored), self._orientation))
 
+    def part(self, x1: int, y1: int, x2: int, y2: int) -> DecodedPicture:
+        """A part of it that is read from the same memory."""
+        part = copy.copy(self)
+        part._left, part._top = self._left + x1, self._top + y1
+        part.shape = (y2 - y1, x2 - x1, 3)
+        part.pixels = None if self.pixels is None else self.pixels[y1:y2, x1:x2]
+        return part
+
     @property
     def pillow(self) -> Image.Image | None:
         """The picture as Pillow has it, where that is upright RGB already: reading its rows would copy them."""
         plain = self._image.mode == "RGB" and self._orientation == 1 and not self._image.has_transparency_data
-        return self._image if plain and self.pixels is None else None
+        is_whole = self.pixels is None and self.shape[:2] == self._image.size[::-1]
+        return self._image if plain and is_whole else None
 
     def whole(self) -> Picture:
         if self.pixels is not None:
@@ -124,10 +138,13 @@ class DecodedPicture:
 
     def _stored_box(self, start: int, stop: int) -> tuple[int, int, int, int]:
         """Where the file has these upright rows: x1, y1, x2, y2."""
+        left, right, top, bottom = self._left, self._left + self.shape[1], self._top + start, self._top + stop
+        w, h = self._image.size[::-1] if self._orientation >= 5 else self._image.size
+        if self._orientation in (2, 3, 6, 7):
+            left, right = w - right, w - left
         if self._orientation in (3, 4, 7, 8):
-            start, stop = self.shape[0] - stop, self.shape[0] - start
-        w, h = self._image.size
-        return (start, 0, stop, h) if self._orientation >= 5 else (0, start, w, stop)
+            top, bottom = h - bottom, h - top
+        return (top, left, bottom, right) if self._orientation >= 5 else (left, top, right, bottom)
 
 
 def decode_image(data: bytes, limits: Limits | None = None) -> Picture:

@@ -8,7 +8,7 @@ import sys
 
 from server.contract import card
 from server.pictures.budget import DecodeBudget, NoRoom, Room
-from server.pictures.decode import Limits, Picture, PictureFile
+from server.pictures.decode import DecodedPicture, Limits, Picture, PictureFile
 from server.pictures.threads import Borrowed, PictureThreads
 from server.preprocess import Canvas, prepare
 
@@ -28,6 +28,8 @@ class PictureReader:
     def __init__(self, threads: PictureThreads, memory: DecodeBudget) -> None:
         self.threads = threads
         self._memory = memory
+        self._memory_in_tiles = DecodeBudget(memory.max_bytes)
+        """Pictures in tiles are kept for seconds: others need not wait for that."""
 
     async def read(
         self,
@@ -54,6 +56,40 @@ class PictureReader:
             room.abandon()  # it may never have begun
             raise
 
+    async def size_hw(self, file: bytes | Picture, limits: Limits) -> tuple[int, int]:
+        """Sides of a picture as its file has them, which is not turned upright yet. Raises `PictureError`."""
+        if not isinstance(file, bytes):
+            return file.shape[0], file.shape[1]
+        return (await self.threads.read(_size_hw, file, limits))[0]
+
+    async def open(
+        self, file: bytes | Picture, limits: Limits, keep_picture: bool
+    ) -> tuple[Picture | DecodedPicture, float]:
+        """A picture to be read in parts, an array where it is to be kept, and the seconds that it took to decode. Its
+        memory is given back when nobody has it any more. Raises `PictureError`."""
+        try:
+            return await self.threads.read(self._open, file, limits, keep_picture, None)
+        except NoRoom as error:
+            room = await self._memory_in_tiles.wait_for(error.wanted)
+        try:
+            return await self.threads.read(self._open, file, limits, keep_picture, room)
+        except asyncio.CancelledError:
+            room.abandon()
+            raise
+
+    def _open(
+        self, file: bytes | Picture, limits: Limits, keep_picture: bool, room: Room | None
+    ) -> Picture | DecodedPicture:
+        if not isinstance(file, bytes):
+            limits.check_size(file.shape[1], file.shape[0])
+            return file
+        header = PictureFile(file, limits)
+        with room or self._memory_in_tiles.take(_bytes_to_hold(header, keep_picture)) as room:
+            decoded = header.decode()
+            picture = decoded.whole() if keep_picture else decoded
+            room.keep_while(picture)
+        return picture
+
     def _read(
         self, file: bytes | Picture, limits: Limits, rule: card.Input, keep_picture: bool, room: Room | None
     ) -> ReadPicture:
@@ -61,14 +97,22 @@ class PictureReader:
             limits.check_size(file.shape[1], file.shape[0])
             return file if keep_picture else None, prepare(file, rule)
         header = PictureFile(file, limits)
-        room = room or self._memory.take(header.decode_bytes + keep_picture * KEPT_BYTES * header.pixels)
+        room = room or self._memory.take(_bytes_to_hold(header, keep_picture))
         with room:
             whole, canvas = _decoded(header, rule, keep_picture)
             if header.decode_bytes >= LARGE:
-                _return_freed_memory()
+                return_freed_memory()
             if whole is not None:
                 room.keep_while(whole)
         return whole, canvas
+
+
+def _bytes_to_hold(header: PictureFile, keep_picture: bool) -> int:
+    return header.decode_bytes + keep_picture * KEPT_BYTES * header.pixels
+
+
+def _size_hw(file: bytes, limits: Limits) -> tuple[int, int]:
+    return PictureFile(file, limits).size_hw
 
 
 def _decoded(header: PictureFile, rule: card.Input, keep_picture: bool) -> ReadPicture:
@@ -76,7 +120,7 @@ def _decoded(header: PictureFile, rule: card.Input, keep_picture: bool) -> ReadP
     return decoded.whole() if keep_picture else None, prepare(decoded, rule)
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """glibc keeps it for the thread that freed it, so that each thread may keep a large picture's."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -49,6 +49,8 @@ def _queries() -> list[bytes]:
     return [
         b"model=fake&version=1&score_threshold=0.5&max_detections=10&classes=something,1&mask=polygon&timeout_ms=100",
         b"score_threshold=1e400&max_detections=-1&mask=&classes=,,&timeout_ms=0x10",
+        b"tile=64&overlap=32",
+        b"tile=1e3&overlap=-0",
         b"a=1;b=2&%00=%ff&=&&",
     ]
 

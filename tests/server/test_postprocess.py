@@ -27,7 +27,7 @@ ALL_OVER = np.ones((28, 28), np.float32)
 
 
 def paste_to_rle(mask: np.ndarray, box_image: np.ndarray, size_hw: tuple[int, int], rule: PasteRule) -> rle.Counts:
-    return paste(mask[None], box_image[None], size_hw, rule).runs()[0]
+    return paste(mask[None], box_image[None], size_hw, rule)[0]
 
 
 # Pasting, against a plain paste into a mask of the picture's size

@@ -44,6 +44,36 @@ def test_same_text_pixels_area_and_box_as_pycocotools(mask: np.ndarray) -> None:
     assert list(rle.bbox(counts, size_hw)) == coco.toBbox(their_rle).astype(int).tolist()
 
 
+@settings(deadline=None, max_examples=100)
+@given(masks, st.data())
+def test_parts_of_a_mask(mask: np.ndarray, data: st.DataObject) -> None:
+    counts, (h, w) = rle.from_mask(mask), mask.shape
+    x1, x2 = sorted(data.draw(st.tuples(st.integers(0, w), st.integers(0, w))))
+    y1, y2 = sorted(data.draw(st.tuples(st.integers(0, h), st.integers(0, h))))
+
+    np.testing.assert_array_equal(rle.crop(counts, mask.shape, (x1, y1, x2, y2)), mask[y1:y2, x1:x2])
+    painted = np.zeros_like(mask)
+    for x, top, bottom in zip(*rle.column_runs(counts, h), strict=True):
+        assert top < bottom
+        assert not painted[top:bottom, x].any()
+        painted[top:bottom, x] = True
+    np.testing.assert_array_equal(painted, mask)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=8))
+def test_the_mask_of_any_runs(runs: list[tuple[int, int]]) -> None:
+    flat, flipped = np.zeros(30, np.bool_), np.zeros(30, np.bool_)
+    for start, stop in map(sorted, runs):
+        flat[start:stop] = True
+        flipped[start:stop] ^= True
+    starts, stops = np.array([sorted(run) for run in runs], np.int64).reshape(-1, 2).T
+
+    assert rle.from_runs(starts, stops, 30).tolist() == rle.from_mask(flat[:, None]).tolist()
+    flips = np.concatenate((starts, stops))
+    assert rle.from_flips(flips, 30).tolist() == rle.from_mask(flipped[:, None]).tolist()
+
+
 @pytest.mark.parametrize("first_run", [0, 15, 16, 31, 32, 511, 512, 16383, 16384, 524_287, 524_288, 11_999_999])
 def test_first_runs_where_the_number_of_characters_changes(first_run: int) -> None:
     mask = np.zeros((4000, 3000), np.bool_)
