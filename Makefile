@@ -5,10 +5,11 @@ RUNTIME ?= cpu
 MINUTES ?= 30
 VENV    := .venv
 PIP     := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SERVER  := client,server,$(RUNTIME)
+cpu     := cpu,openvino
+SERVER  := client,server,$(or $($(RUNTIME)),$(RUNTIME))
 ALL     := $(SERVER),export,dev
 
-.PHONY: help install serve test lint format test-browser test-clients bench soak fuzz plugins docs clean
+.PHONY: help install serve test lint format test-browser screenshots test-clients bench soak fuzz plugins docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,9 +26,13 @@ test-browser: install  ## the demo page in Chromium (Debian: chromium, chromium-
 	@command -v chromedriver >/dev/null || { echo "Install Chromium and its driver first: apt-get install chromium chromium-driver"; exit 1; }
 	$(VENV)/bin/python -m pytest tests/browser
 
+screenshots: install  ## write the README's pictures of the page into docs/images
+	SCREENSHOTS=docs/images $(VENV)/bin/python -m pytest tests/browser/test_looks.py -k readmes_picture
+
 test-clients: install  ## tools that people have already (Triton's client and others), unmodified, against a server
 	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/real_clients/requirements.txt --editable ".[client]"
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/real_clients/requirements-fiftyone.txt || echo "FiftyOne does not install here; its tests are skipped."
 	.venv-clients/bin/python -m pytest -c tests/real_clients/pytest.ini --rootdir . tests/real_clients
 
 SECONDS ?= 600

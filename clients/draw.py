@@ -10,8 +10,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from clients.errors import InvalidPictureError
+from clients.masks import Mask, placed
 from clients.picture import Picture, load
-from clients.prediction import Detection, Mask, Prediction
+from clients.prediction import Detection, Prediction
 
 FILL_OPACITY = 0.38
 # Above so many detections a label is drawn only where it does not hide its neighbours.
@@ -56,27 +57,17 @@ def _with_masks(image: Image.Image, prediction: Prediction, colours: list[Colour
     reach = max(1, round(max(image.size) / 800))
     # Best last: it lies on top.
     for detection, colour in reversed(list(zip(prediction, colours, strict=True))):
-        if detection.area and isinstance(detection.encoded_mask, dict) and "counts" in detection.encoded_mask:
+        if detection.area and detection.encoded_mask is not None:
             _tint(pixels, detection, colour, reach)
     return Image.fromarray(pixels)
 
 
 def _tint(pixels: npt.NDArray[np.uint8], detection: Detection, colour: Colour, reach: int) -> None:
-    rows, columns = _window(detection, pixels.shape[:2])
-    mask, view = detection.mask()[rows, columns], pixels[rows, columns]
+    rows, columns, mask = placed(detection.encoded_mask, (pixels.shape[0], pixels.shape[1]))
+    view = pixels[rows, columns]
     tint = np.array(colour, np.float32)
     view[mask] = (view[mask] * (1 - FILL_OPACITY) + tint * FILL_OPACITY).astype(np.uint8)
     view[mask & ~_eroded(mask, reach)] = colour
-
-
-def _window(detection: Detection, size_hw: tuple[int, ...]) -> tuple[slice, slice]:
-    """Rows and columns that hold the box: the mask lies within a pixel or two of it."""
-    x1, y1, x2, y2 = detection.box
-    h, w = size_hw
-    return (
-        slice(max(0, int(y1) - 2), min(h, int(np.ceil(y2)) + 2)),
-        slice(max(0, int(x1) - 2), min(w, int(np.ceil(x2)) + 2)),
-    )
 
 
 def _eroded(mask: Mask, reach: int) -> Mask:

@@ -3,8 +3,9 @@
 MasklineError                  (server.contract.errors: also the root of what a model run in process raises)
 ├── InvalidPictureError        what was given is no picture that can be sent
 ├── MaskFormatError            the answer holds no masks that can be decoded to pixels
-├── MissingExtraError          a library of an extra is not installed; says the pip line
-├── UnreachableError           no answer: connection refused or reset, name unknown, timed out
+├── MissingExtraError          a library is not installed; says the pip line
+├── UnreachableError           no answer: connection refused or reset, name unknown
+│   └── TimedOutError          the server was there, but its answer did not come in time
 ├── InvalidAnswerError         an answer that is not a Maskline answer
 └── APIError                   a refusal by the server: status, title, detail, request_id, retry_after
     ├── BadRequestError        400, 405: parameter or picture not understood
@@ -33,16 +34,19 @@ class MaskFormatError(MasklineError):
 
 
 class MissingExtraError(MasklineError):
-    """A library of an extra is not installed."""
+    """A library is not installed: one of our `extra`, or one to which the client only hands over."""
 
-    def __init__(self, what: str, module: str, extra: str) -> None:
-        super().__init__(
-            f"{what} needs {module}, which is not installed; in the project's folder: pip install -e '.[{extra}]'"
-        )
+    def __init__(self, what: str, module: str, extra: str | None = None) -> None:
+        install = f"in the project's folder: pip install -e '.[{extra}]'" if extra else f"pip install {module}"
+        super().__init__(f"{what} needs {module}, which is not installed; {install}")
 
 
 class UnreachableError(MasklineError):
     """No answer came."""
+
+
+class TimedOutError(UnreachableError):
+    """The server was there, but its answer did not come within the client's `timeout`."""
 
 
 class InvalidAnswerError(MasklineError):

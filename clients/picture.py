@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
-"""A file, its bytes, a Pillow image, or RGB pixels [h, w, 3] uint8."""
+"""A file, its bytes, a Pillow image, or uint8 pixels: RGB [h, w, 3], or grey [h, w]."""
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
@@ -47,7 +47,7 @@ def load(picture: Picture) -> Image.Image:
     try:
         with Image.open(io.BytesIO(encode(picture))) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidPictureError(f"The picture cannot be opened for drawing: {error}") from error
 
 
@@ -63,8 +63,12 @@ def _from_pixels(picture: object) -> Image.Image:
         return picture
     if not isinstance(picture, np.ndarray):
         raise InvalidPictureError(f"A picture is a path, bytes, a Pillow image or an array, not {type(picture)}.")
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise InvalidPictureError(f"An array must be RGB [h, w, 3] uint8, not {list(picture.shape)} {picture.dtype}.")
+    grey_or_rgb = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)
+    if picture.dtype != np.uint8 or not grey_or_rgb or not picture.size:
+        raise InvalidPictureError(
+            "An array must be RGB [h, w, 3] or grey [h, w], of uint8 from 0 to 255, "
+            f"not {list(picture.shape)} {picture.dtype}."
+        )
     return Image.fromarray(picture)
 
 

@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clients.errors import InvalidAnswerError, MaskFormatError
+from clients.errors import InvalidAnswerError
+from clients.masks import Mask, placed, to_counts
 from server.contract import rle
 
 if TYPE_CHECKING:
+    import fiftyone
+    import supervision
     from PIL import Image
 
     from clients.picture import Picture
 
-Mask = npt.NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
 class Detection:
-    """One object. `encoded_mask` is the mask as the server sent it: COCO RLE unless asked for otherwise."""
+    """One object. `encoded_mask` is the mask as the server sent it, in the form that was asked for."""
 
     box: tuple[float, float, float, float]
     class_id: int
@@ -54,30 +55,19 @@ class Detection:
         return {"box": list(self.box), **names, "score": self.score, "area": self.area, "mask": self.encoded_mask}
 
     def mask(self) -> Mask:
-        """[h, w] over the whole picture. Raises `MaskFormatError` when the answer holds no RLE."""
-        counts, size_hw = self._counts()
+        """[h, w] over the whole picture. Raises `MaskFormatError` when the answer holds no masks."""
+        counts, size_hw = to_counts(self.encoded_mask)
         return rle.to_mask(counts, size_hw)
 
     def to_coco(self, image_id: int, category_id: int) -> dict[str, Any]:
-        """One COCO result; `segmentation` only where the answer holds RLE masks."""
+        """One COCO result; `segmentation` (compressed RLE) only where the answer holds masks."""
         x1, y1, x2, y2 = self.box
         result = {"image_id": image_id, "category_id": category_id, "bbox": [x1, y1, x2 - x1, y2 - y1]}
         result["score"] = self.score
         if self.encoded_mask is not None:
-            counts, size_hw = self._counts()
+            counts, size_hw = to_counts(self.encoded_mask)
             result["segmentation"] = {"size": list(size_hw), "counts": rle.compress(counts)}
         return result
-
-    def _counts(self) -> tuple[rle.Counts, tuple[int, int]]:
-        mask = self.encoded_mask
-        if not isinstance(mask, Mapping) or "counts" not in mask or "size" not in mask:
-            raise MaskFormatError("The answer holds no RLE masks; ask with mask='rle', which is the default.")
-        h, w = mask["size"]
-        counts = mask["counts"]
-        try:
-            return (rle.decompress if isinstance(counts, str) else rle.check)(counts, (h, w)), (h, w)
-        except rle.RleError as error:
-            raise InvalidAnswerError(f"A mask of the answer is broken: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -124,9 +114,10 @@ class Prediction:
 
     def masks(self) -> Mask:
         """[n, h, w], decoded at each call: n * h * w bytes. `Detection.mask` gives one at a time."""
-        masks = np.empty((len(self), self.height, self.width), np.bool_)
-        for k, one in enumerate(self):
-            masks[k] = one.mask()
+        masks = np.zeros((len(self), self.height, self.width), np.bool_)
+        for mask, one in zip(masks, self, strict=True):
+            rows, columns, part = placed(one.encoded_mask, (self.height, self.width))
+            mask[rows, columns] = part
         return masks
 
     def draw(self, image: Picture) -> Image.Image:
@@ -145,6 +136,22 @@ class Prediction:
         """
         ids = category_ids or {}
         return [one.to_coco(image_id, ids.get(one.label, one.class_id)) for one in self]
+
+    def to_supervision(self) -> supervision.Detections:
+        """With `class_name` in its `data`. Raises `MissingExtraError` where supervision is not installed."""
+        from clients.integrations import to_supervision
+
+        return to_supervision(self)
+
+    def to_fiftyone(self) -> fiftyone.Detections:
+        """Boxes relative to the picture, masks as crops. Raises `MissingExtraError` where FiftyOne is not installed.
+
+        Where there is a mask, the box is the answer's with its sides moved out to whole pixels: FiftyOne stretches a
+        mask over its box, and only so are its pixels those of the picture.
+        """
+        from clients.integrations import to_fiftyone
+
+        return to_fiftyone(self)
 
 
 def parse_answer(answer: Any) -> list[Prediction]:

@@ -184,10 +184,13 @@ def _compiled(
     from export.graph import bundle
     from export.graph.precision import half_precision
     from export.graph.trace import trace
+    from server.engines import openvino_
 
     with console.status("Tracing the model (about a minute)"):
         proto = trace(half_precision(model) if arguments.precision == "fp16" else model)
         yield bundle.save_onnx(proto, draft, arguments.precision)
+        if arguments.precision == "fp32" and openvino_.is_installed():
+            yield bundle.save_inlined(proto, draft, arguments.precision)
     if arguments.engine == "tensorrt" and canvases:
         from export.tensorrt_plan import build_plan
 

@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from server import errors, tracing
+from server import errors, openapi, pages, tracing
 from server.body_budget import BodyBudget
 from server.compression import Compression
 from server.contract.errors import BadParameter, Draining, NotReady
-from server.contract.wire import PredictResponse, Problem
-from server.gateway import Gateway, key_bytes, key_of
+from server.contract.wire import PredictResponse
+from server.gateway import Gateway
 from server.lifecycle import Lifecycle
 from server.metrics import Metrics
 from server.models import Model, Models, default_folder
-from server.pages import page_response
 from server.pictures.remote import RemotePictures
-from server.protocols import native
+from server.protocols import cvat, label_studio, models_schema, native, roboflow
+from server.protocols.admin import check_admin_key
+from server.protocols.open_inference import routes as open_inference
 from server.protocols.prediction import answered, models_of, settings_of
 from server.settings import MIB, Settings
 from server.tracing import Tracing
 from server.watch import BundleWatch
 
-STATIC = Path(__file__).parent / "static"
 CORS: Final[dict[str, Any]] = {
     "allow_methods": ("GET", "POST"),
     "allow_headers": ("Authorization", "X-API-Key", "X-Request-ID"),
     "expose_headers": ("Retry-After", "Server-Timing", "X-Request-ID"),
 }
 """What pages of the origins that the settings name may send and see."""
+METRICS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Text, in OpenMetrics where that is accepted.",
+        "content": {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")},
+    }
+}
 
 
 def create_app(
@@ -55,7 +58,6 @@ def create_app(
     metrics, lifecycle = Metrics(), Lifecycle()
     app = FastAPI(
         title="Maskline",
-        description="Post an image, get boxes, classes, scores and COCO RLE masks.",
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
@@ -68,13 +70,17 @@ def create_app(
         if settings.url_inputs
         else None
     )
+    app.state.label_studio_pictures = label_studio.remote_pictures(settings, app.state.bodies)
     app.state.metrics = metrics
     app.state.lifecycle = lifecycle
     app.state.tracing = traces or tracing.from_environment()
     errors.install(app)
+    openapi.install(app)
     # In front of FastAPI's own route, which is for the schema: that one looks for parameters that are not there.
     app.router.routes.append(Route("/predict", predict, methods=["POST"]))
     app.include_router(router)
+    for each in (open_inference, roboflow, label_studio, cvat, pages):
+        app.include_router(each.router)
     app.add_middleware(Compression, compresslevel=1)
     app.add_middleware(
         Gateway,
@@ -117,13 +123,13 @@ def _watching(settings: Settings, models: Models) -> list[asyncio.Task[None]]:
     return [asyncio.create_task(BundleWatch(models, paths, settings.watch_s).run())]
 
 
-router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}})
+router = APIRouter()
 
 
 # Prediction
 
 
-@router.post("/predict", response_model=PredictResponse, openapi_extra=native.OPENAPI)
+@router.post("/predict", tags=["Prediction"], response_model=PredictResponse, openapi_extra=native.OPENAPI)
 async def predict(request: Request) -> Response:
     """The objects of one picture or several: boxes, classes, scores and masks."""
     as_png = native.wants_png(request.headers.get("Accept", ""))
@@ -144,7 +150,7 @@ async def predict(request: Request) -> Response:
 # Health, models, metrics
 
 
-@router.get("/health/live")
+@router.get("/health/live", tags=["Health"], response_model=models_schema.Live)
 async def live(request: Request) -> Response:
     """503 when the server cannot recover by itself and should be started anew."""
     failure = models_of(request).failure
@@ -153,7 +159,7 @@ async def live(request: Request) -> Response:
     return JSONResponse({"status": "live"})
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", tags=["Health"], response_model=models_schema.Ready)
 async def ready(request: Request) -> Response:
     """503 while a model warms up or its engine is started anew, and while the server stops."""
     if request.app.state.lifecycle.draining:
@@ -163,13 +169,13 @@ async def ready(request: Request) -> Response:
     return JSONResponse({"status": "ready"})
 
 
-@router.get("/models")
+@router.get("/models", tags=["Models"], response_model=models_schema.DescribedModels)
 async def list_models(request: Request) -> Response:
     """Every loaded model."""
     return JSONResponse({"models": [_described(model) for model in models_of(request)]})
 
 
-@router.get("/models/{name}")
+@router.get("/models/{name}", tags=["Models"], response_model=models_schema.ModelWithCard)
 async def show_model(request: Request, name: str) -> Response:
     """The newest version's card, and what it runs on."""
     versions = models_of(request).versions_of(name)
@@ -177,40 +183,27 @@ async def show_model(request: Request, name: str) -> Response:
     return JSONResponse({**_described(versions[0]), "versions": [v.card.version for v in versions], "card": card})
 
 
-@router.post("/models/{name}/load")
+@router.post("/models/{name}/load", tags=["Models"], response_model=models_schema.DescribedModels)
 async def load(request: Request, name: str) -> Response:
     """Reads the model's bundle again; the new one takes over once it is warm. Needs the admin key."""
-    _check_admin_key(request)
+    check_admin_key(request)
     await models_of(request).load(name)
     return JSONResponse({"models": [_described(model) for model in models_of(request).versions_of(name)]})
 
 
-@router.post("/models/{name}/unload")
+@router.post("/models/{name}/unload", tags=["Models"], response_model=models_schema.DescribedModels)
 async def unload(request: Request, name: str) -> Response:
     """Takes no more work for the model; what it has accepted is answered. Needs the admin key."""
-    _check_admin_key(request)
+    check_admin_key(request)
     models_of(request).unload(name)
     return JSONResponse({"models": [_described(model) for model in models_of(request)]})
 
 
-@router.get("/metrics")
+@router.get("/metrics", tags=["Health"], response_class=PlainTextResponse, responses=METRICS)
 async def show_metrics(request: Request) -> Response:
     """For Prometheus."""
     text, content_type = request.app.state.metrics.render(request.headers.get("Accept", ""))
     return Response(text, headers={"Content-Type": content_type})
-
-
-# Pages
-
-
-@router.get("/", include_in_schema=False)
-async def demo_page() -> Response:
-    return page_response(STATIC / "index.html")
-
-
-@router.get("/docs", include_in_schema=False)
-async def docs_page() -> Response:
-    return page_response(STATIC / "docs.html")
 
 
 def _described(model: Model) -> dict[str, Any]:
@@ -226,9 +219,3 @@ def _described(model: Model) -> dict[str, Any]:
         "score_threshold": card.output.score_threshold,
         "default_score_threshold": card.output.default_score_threshold,
     }
-
-
-def _check_admin_key(request: Request) -> None:
-    key = key_bytes(settings_of(request).admin_key)
-    if not key or not hmac.compare_digest(key_of(request.headers), key):
-        raise HTTPException(403, "This needs the admin key that MASKLINE_ADMIN_KEY sets.")

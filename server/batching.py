@@ -18,13 +18,14 @@ import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from server.scheduling.admission import REFUSALS, Admission, BatchingError, Forecast, NotRunning, QueueFull, QueueLimits
+from server.scheduling.admission import Admission, BatchingError, Forecast, NotRunning, QueueFull, QueueLimits
 from server.scheduling.latency import LatencyModel, rest_s
 from server.scheduling.queue import Entry, KeyedQueue, Priority
 from server.scheduling.runner import Down, Runner, Unanswered
+from server.scheduling.stats import BatcherStats
 
 __all__ = [
     "Batcher",
@@ -63,20 +64,6 @@ class Outcome(Generic[Result]):
     run_s: float
 
 
-@dataclass
-class BatcherStats:
-    """Counters since the start, for metrics. `restarts` and `hung` are its runners'."""
-
-    batches: int = 0
-    items: int = 0
-    failed_batches: int = 0
-    dropped_cancelled: int = 0
-    dropped_expired: int = 0
-    refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REFUSALS, 0))
-    restarts: int = 0
-    hung: int = 0
-
-
 class Reservation(Generic[Key, Item, Result]):
     """Room in the queue for the items of one request, given back on exit."""
 
@@ -95,6 +82,10 @@ class Reservation(Generic[Key, Item, Result]):
         `Draining`."""
         self._expect(-min(self._coming, 1))
         return await self._batcher._enqueue(key, item, self)
+
+    def take_back(self) -> None:
+        """An item that has been submitted is to be submitted once more."""
+        self._expect(1)
 
     def __enter__(self) -> Reservation[Key, Item, Result]:
         self._batcher._admission.occupy(self._items, self._cost)
@@ -291,8 +282,7 @@ class Batcher(Generic[Key, Item, Result]):
                 await self._run(worker, [entry])
 
     def _count(self, key: Key, items: int, run_s: float) -> None:
-        self.stats.batches += 1
-        self.stats.items += items
+        self.stats.ran(items, run_s)
         self._latency.learn(key, items, run_s)
 
     def _give_up(self, error: BatchingError | Down) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 import orjson
 from fastapi import FastAPI
@@ -33,6 +34,10 @@ STATUS_BY_ERROR: dict[type[errors.MasklineError], int] = {
 }
 """An error that is not listed has its nearest base's status."""
 
+SENTENCE_NAMES = {"/v2": "error", "/infer": "message"}
+"""By what other name clients of a protocol look for the sentence, for paths that begin so (RFC 9457 allows members)."""
+
+PROBLEM = "application/problem+json"
 CLIENT_GONE = 499
 """Nobody reads this answer; it tells such requests apart in logs and metrics."""
 
@@ -41,8 +46,10 @@ def status_of(error: errors.MasklineError) -> int:
     return next((STATUS_BY_ERROR[base] for base in type(error).__mro__ if base in STATUS_BY_ERROR), 500)
 
 
-def problem(status: int, detail: str, request_id: str, headers: dict[str, str] | None = None) -> Response:
-    """The answer of every error. `detail` is one sentence for a person."""
+def problem(
+    status: int, detail: str, request_id: str, headers: dict[str, str] | None = None, *, path: str = ""
+) -> Response:
+    """The answer of every error. `detail` is one sentence for a person; `path` is what `own_path` says."""
     document = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase if status != CLIENT_GONE else "Client Closed Request",
@@ -50,14 +57,13 @@ def problem(status: int, detail: str, request_id: str, headers: dict[str, str] |
         "detail": detail,
         "request_id": request_id,
     }
-    return Response(orjson.dumps(document), status, headers, "application/problem+json")
+    document |= {name: detail for prefix, name in SENTENCE_NAMES.items() if f"{path}/".startswith(f"{prefix}/")}
+    return Response(orjson.dumps(document), status, headers, PROBLEM)
 
 
-def from_error(error: errors.MasklineError, request_id: str) -> Response:
-    headers = {}
-    if isinstance(error, errors.QueueFull | errors.EngineRestarting):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    return problem(status_of(error), str(error), request_id, headers)
+def own_path(scope: Mapping[str, Any]) -> str:
+    """The path without the part under which a proxy shows the service."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def install(app: FastAPI) -> None:
@@ -72,8 +78,16 @@ def request_id_of(request: Request) -> str:
     return cast("str", request.state.request_id)
 
 
+def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    return problem(status, detail, request_id_of(request), headers, path=own_path(request.scope))
+
+
 async def _maskline_error(request: Request, error: Exception) -> Response:
-    return from_error(cast("errors.MasklineError", error), request_id_of(request))
+    error = cast("errors.MasklineError", error)
+    headers = {}
+    if isinstance(error, errors.QueueFull | errors.EngineRestarting):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return _answer(request, status_of(error), str(error), headers)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -85,14 +99,14 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         detail = f"{path} does not take {request.method}."
     else:
         detail = str(error.detail)
-    return problem(error.status_code, detail, request_id_of(request), dict(error.headers or {}))
+    return _answer(request, error.status_code, detail, dict(error.headers or {}))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     first = cast("RequestValidationError", error).errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return problem(400, f"{where}: {first['msg']}.", request_id_of(request))
+    return _answer(request, 400, f"{where}: {first['msg']}.")
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
-    return problem(CLIENT_GONE, "The client has gone.", request_id_of(request))
+    return _answer(request, CLIENT_GONE, "The client has gone.")

@@ -5,6 +5,7 @@ Pure ASGI: a `BaseHTTPMiddleware` would hide from the routes that a client has g
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
 import re
@@ -15,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import CLIENT_GONE, problem
+from server.errors import CLIENT_GONE, own_path, problem
 from server.exchange import Exchange
 from server.lifecycle import Lifecycle
 from server.logs import AccessLog, values
@@ -28,9 +29,11 @@ logger = logging.getLogger("server")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 LONGEST_PATH = 256
 """Characters of a path that logs and traces keep."""
-PROBES = ("/health/", "/metrics")
+PROBES = ("/health/", "/v2/health/", "/metrics")
 """Answered while the server stops and without a key."""
 PUBLIC = ("/", "/docs", "/openapi.json")
+PUBLIC_FILES = "/static/"
+"""What the pages are made of, which ask for the key."""
 
 
 class Gateway:
@@ -86,10 +89,10 @@ class Gateway:
         if _is_probe(scope):
             return None
         if self._lifecycle.draining:
-            return problem(503, "The server is stopping; it takes no new work.", request_id)
+            return problem(503, "The server is stopping; it takes no new work.", request_id, path=own_path(scope))
         if self._api_keys and not _is_public(scope) and not self._has_key(scope):
             detail = "This server needs a key: send the header `Authorization: Bearer KEY`."
-            return problem(401, detail, request_id, {"WWW-Authenticate": "Bearer"})
+            return problem(401, detail, request_id, {"WWW-Authenticate": "Bearer"}, path=own_path(scope))
         return None
 
     def _has_key(self, scope: Scope) -> bool:
@@ -106,7 +109,8 @@ class Gateway:
             logger.exception("bug", extra=values(request_id=record.request_id, trace_id=record.trace_id))
             if not record.status:
                 detail = "The server has a bug. Its log has the details under this request id."
-                await problem(500, detail, record.request_id)(scope, exchange.receive, exchange.send)
+                answer = problem(500, detail, record.request_id, path=own_path(scope))
+                await answer(scope, exchange.receive, exchange.send)
         finally:
             self._record(scope, record)
 
@@ -120,10 +124,20 @@ class Gateway:
 
 
 def key_of(headers: Headers) -> bytes:
-    """The key of `Authorization: Bearer KEY` or of `X-API-Key: KEY` as it was sent, else nothing."""
+    """The key of `Authorization: Bearer KEY` or of `X-API-Key: KEY` as it was sent, else nothing. A password of Basic
+    is one too: Label Studio knows no other way."""
     scheme, _, key = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        return _password(key)
     found = key.strip() if scheme.lower() == "bearer" else headers.get("X-API-Key", "")
     return found.encode("latin-1")  # as starlette has decoded it
+
+
+def _password(credentials: str) -> bytes:
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def key_bytes(key: str) -> bytes:
@@ -140,17 +154,13 @@ def _template(scope: Scope) -> str:
     """The route's, or nothing: what a client makes up must not become a label. Refusals at the door are of no route."""
     if route := scope.get("route"):
         return str(route.path)
-    return PREDICT if _route(scope) == PREDICT else ""
-
-
-def _route(scope: Scope) -> str:
-    """The path without the part under which a proxy shows the service."""
-    return str(scope["path"]).removeprefix(scope["root_path"])
+    return PREDICT if own_path(scope) == PREDICT else ""
 
 
 def _is_probe(scope: Scope) -> bool:
-    return _route(scope).startswith(PROBES)
+    return own_path(scope).startswith(PROBES)
 
 
 def _is_public(scope: Scope) -> bool:
-    return _route(scope) in PUBLIC
+    path = own_path(scope)
+    return path in PUBLIC or path.startswith(PUBLIC_FILES)

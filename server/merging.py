@@ -2,7 +2,9 @@
 
 Two of the same class are one object where their masks agree within the part that both tiles see, whatever either of
 them sees beside it. Of those, one that lies within its tile stands for all; where every tile has cut it, the parts are
-put together. Masks stay run lengths; only what two tiles share is ever looked at pixel by pixel.
+put together. What only one tile sees, at its very edge, does not count where another tile has a better view.
+
+Masks stay run lengths; only what two tiles share is ever looked at pixel by pixel.
 
 Boxes are (x1, y1, x2, y2), x2/y2 exclusive; those of instances in pixels of their tile, all others in the picture's.
 """
@@ -37,7 +39,9 @@ def merged(found: Sequence[tuple[Tile, Sequence[Instance]]], size_hw: tuple[int,
     """The objects of a picture, by falling score, from those of its tiles."""
     tiles = [[_Seen(instance, tile) for instance in instances] for tile, instances in found]
     same = itertools.chain.from_iterable(itertools.starmap(_same, _overlapping(tiles)))
-    objects = [_object(group, size_hw) for group in _groups(list(itertools.chain.from_iterable(tiles)), same)]
+    groups = _groups(list(itertools.chain.from_iterable(tiles)), same)
+    places = np.array([tile for tile, _ in found])
+    objects = [_object(group, size_hw) for group in groups if not _is_doubtful(group, places, size_hw)]
     return sorted(objects, key=lambda instance: -instance.score)
 
 
@@ -60,21 +64,25 @@ class _Seen:
         return self.tile.x1 + x, self.tile.y1 + y, self.tile.x1 + x + w, self.tile.y1 + y + h
 
     def is_cut(self, area: Rectangle) -> bool:
-        """Whether it ends where its tile does and the area goes on."""
-        x1, y1, x2, y2 = self.box
-        near_x, near_y = EDGE_PIXELS + EDGE_SHARE * (x2 - x1), EDGE_PIXELS + EDGE_SHARE * (y2 - y1)
-        return (
-            (area[0] < self.tile.x1 and x1 - self.tile.x1 <= near_x)
-            or (area[1] < self.tile.y1 and y1 - self.tile.y1 <= near_y)
-            or (area[2] > self.tile.x2 and self.tile.x2 - x2 <= near_x)
-            or (area[3] > self.tile.y2 and self.tile.y2 - y2 <= near_y)
-        )
+        return _is_cut(self.box, self.tile, area)
 
     def mask(self, area: Rectangle) -> npt.NDArray[np.bool_]:
         """Its pixels in an area of its tile."""
         x, y = self.tile[:2]
         x1, y1, x2, y2 = area
         return rle.crop(self.instance.counts, self.tile.size_hw, (x1 - x, y1 - y, x2 - x, y2 - y))
+
+
+def _is_cut(box: Box, tile: Rectangle, area: Rectangle) -> bool:
+    """Whether it ends where the tile does and the area goes on."""
+    x1, y1, x2, y2 = box
+    near_x, near_y = EDGE_PIXELS + EDGE_SHARE * (x2 - x1), EDGE_PIXELS + EDGE_SHARE * (y2 - y1)
+    return (
+        (area[0] < tile[0] and x1 - tile[0] <= near_x)
+        or (area[1] < tile[1] and y1 - tile[1] <= near_y)
+        or (area[2] > tile[2] and tile[2] - x2 <= near_x)
+        or (area[3] > tile[3] and tile[3] - y2 <= near_y)
+    )
 
 
 # Which are the same
@@ -168,6 +176,16 @@ def _groups(everything: Sequence[_Seen], same: Iterable[_Overlap]) -> Iterable[l
 
 
 # What they become
+
+
+def _is_doubtful(group: Sequence[_Seen], tiles: npt.NDArray[np.integer], size_hw: tuple[int, int]) -> bool:
+    """Whether only one tile has seen it, at its edge, where another tile sees more and has not."""
+    picture = (0, 0, size_hw[1], size_hw[0])
+    if len(group) > 1 or not group[0].is_cut(picture):
+        return False
+    box = group[0].box
+    holding = tiles[(tiles[:, :2] <= box[:2]).all(axis=1) & (tiles[:, 2:] >= box[2:]).all(axis=1)]
+    return any(not _is_cut(box, (x1, y1, x2, y2), picture) for x1, y1, x2, y2 in holding.tolist())
 
 
 def _object(group: Sequence[_Seen], size_hw: tuple[int, int]) -> Instance:

@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 from server.contract.wire import ModelRef
 from server.models import Model
 from server.record import Record
+from server.statistics import Statistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -72,6 +73,7 @@ class Metrics:
         self._request_counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[ModelRef, _Histograms] = {}
         self._models: Iterable[Model] = ()
+        self.statistics = Statistics()
         for status in EXPECTED:  # a rate cannot see a counter's first value
             self._counter_of(PREDICT, "POST", status)
 
@@ -87,6 +89,7 @@ class Metrics:
     def done(self, record: Record) -> None:
         """Counts a request whose answer has gone out. Histograms are of those answered with 200: a refusal takes no
         time, and would make the latencies of an overloaded server look fine."""
+        self.statistics.done(record)
         status = record.status
         self._counter_of(record.route, record.method, status).inc()
         self._request_bytes.inc(record.bytes_in)
@@ -109,7 +112,9 @@ class Metrics:
 
     def _forget_unloaded(self) -> None:
         """A server that loads a new version every day would never stop growing."""
-        for model in set(self._histograms) - {model.ref for model in self._models}:
+        loaded = {model.ref for model in self._models}
+        self.statistics.keep(loaded)
+        for model in set(self._histograms) - loaded:
             del self._histograms[model]
             for metric in (*self._stages.values(), self._batch_size, self._pictures):
                 metric.remove_by_labels({"model": model.name, "version": model.version})

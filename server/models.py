@@ -130,6 +130,10 @@ class Models:
             raise ModelNotFound(f"There is no model {name!r}.")
         return sorted(versions, key=_newness, reverse=True)
 
+    def find(self, name: str, version: str | None) -> Model:
+        """A loaded model, warm or not; without a version the newest. Raises `ModelNotFound`."""
+        return self._version(self.versions_of(name), version)
+
     async def load(self, name: str) -> None:
         """Reads the model's bundles again; new ones take over once they are warm, and then the old ones finish.
 

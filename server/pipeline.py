@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from server import batching, compiled
+from server.alone import ALONE, Alone, Answered
 from server.contract import errors
 from server.contract.card import ModelCard
 from server.contract.wire import ImageResult, PredictOptions, Timings
 from server.engines import EngineName, create_engine
 from server.engines.base import Detections, Engine
+from server.pictures.budget import NoRoom
 from server.pictures.decode import DecodedPicture, Limits, Picture, PictureFile
 from server.pictures.reader import PictureReader
-from server.pictures.threads import Borrowed
 from server.postprocess import select, to_image_result
 from server.preprocess import Canvas, prepare, usual_bytes
 from server.record import Progress
@@ -33,7 +34,7 @@ from server.translation import contract_errors, named
 from server.worker import EngineWorker
 
 SMALL_FILE = 256 << 10
-"""Bytes; decoding more of them could keep the engine from the next request."""
+"""Bytes. Decoding more of them could keep the engine from the next request."""
 
 TILED_BATCHES = 2
 """Batches of tiles that a request may have on their way: one runs while the next is cut."""
@@ -88,7 +89,7 @@ class Pipeline:
 
     def infer(self, canvases: Sequence[Canvas]) -> list[Detections]:
         """Runs canvases of one size together; each gets its own rows."""
-        return EngineWorker(self.engine).run(canvases)
+        return EngineWorker(self.engine).infer(canvases)
 
     def finish(self, canvas: Canvas, detections: Detections, options: PredictOptions) -> ImageResult:
         return to_image_result(detections.detections, detections.masks, canvas, self.card, options)
@@ -143,7 +144,7 @@ class BatchingPipeline:
     ) -> None:
         max_batch = queue_limits.max_batch_size
         stats = batching.BatcherStats()
-        self.supervised = Supervised(
+        self.supervised = Supervised[Canvas | Alone, Detections | Answered](
             EngineWorker(engine, max_batch),
             lambda: EngineWorker(make_engine(), max_batch),
             policy,
@@ -151,7 +152,7 @@ class BatchingPipeline:
             fatal=(errors.EngineLost,),
         )
         self._limits = limits
-        self.batcher = batching.Batcher[tuple[int, ...], Canvas, Detections]([self.supervised], queue_limits, stats)
+        self.batcher = _Batcher([self.supervised], queue_limits, stats)
         self._reader = reader
 
     @property
@@ -228,33 +229,55 @@ class BatchingPipeline:
     async def _predict_one(
         self, request: _Request, room: _Room, file: bytes | Picture, index: int | None
     ) -> PictureAnswer:
+        if self._is_alone(file) and (answer := await self._predict_alone(request, room, file)):
+            return answer
         with named(index):
-            rule, thread = self.pipeline.card.input, self._borrowed(file)
-            (kept, canvas), decode_s = await self._reader.read(file, self._limits, rule, request.keep_pictures, thread)
+            rule = self.pipeline.card.input
+            (kept, canvas), decode_s = await self._reader.read(file, self._limits, rule, request.keep_pictures)
         request.progress.passed("decode", decode_s)
         outcome = await self._run(room, request.progress, canvas)
         result, postprocess_s = await self._reader.threads.write(
-            self.pipeline.finish, canvas, outcome.result, request.options, borrowed=self._borrowed(file)
+            self.pipeline.finish, canvas, outcome.result, request.options
         )
         request.progress.passed("postprocess", postprocess_s)
         return PictureAnswer(result, kept, outcome.batch_size)
 
-    def _borrowed(self, file: bytes | Picture) -> Borrowed | None:
-        """The engine's thread, for a small picture that has the server to itself: what a stage leaves in the caches of
-        a core, the next one finds there."""
-        is_alone = self.batcher.reserved == 1 and self.supervised.state == "ready"
-        return self.supervised.borrow if is_alone and _bytes_of(file) <= SMALL_FILE else None
+    def _is_alone(self, file: bytes | Picture) -> bool:
+        """Whether it is small and has the server to itself."""
+        return self.batcher.reserved == 1 and _bytes_of(file) <= SMALL_FILE
+
+    async def _predict_alone(self, request: _Request, room: _Room, file: bytes | Picture) -> PictureAnswer | None:
+        """None: there is no memory for it now."""
+        rule, keep = self.pipeline.card.input, request.keep_pictures
+        work = Alone(
+            lambda: self._reader.read_now(file, self._limits, rule, keep),
+            lambda canvas, found: self.pipeline.finish(canvas, found, request.options),
+        )
+        outcome = await self._submit(room, request.progress, ALONE, work)
+        answered = cast("Answered", outcome.result)
+        request.progress.update(answered.stages_behind(outcome.queue_s))
+        if isinstance(answered.reading, NoRoom):
+            room.take_back()
+            return None
+        if answered.result is None:
+            raise cast("errors.PictureError", answered.reading)
+        return PictureAnswer(answered.result, answered.picture, outcome.batch_size)
 
     async def _run(self, room: _Room, progress: Progress, canvas: Canvas) -> batching.Outcome[Detections]:
+        outcome = await self._submit(room, progress, canvas.image.shape, canvas)
+        progress.passed("queue", outcome.queue_s, ended=time.monotonic() - outcome.run_s)
+        progress.passed("inference", outcome.run_s)
+        return cast("batching.Outcome[Detections]", outcome)
+
+    async def _submit(
+        self, room: _Room, progress: Progress, key: tuple[int, ...], item: Canvas | Alone
+    ) -> batching.Outcome[Detections | Answered]:
         queued = time.monotonic()
         try:
-            outcome = await room.submit(canvas.image.shape, canvas)
+            return await room.submit(key, item)
         except BaseException:
             progress.passed("queue", time.monotonic() - queued)  # a run that was not finished is in it
             raise
-        progress.passed("queue", outcome.queue_s, ended=time.monotonic() - outcome.run_s)
-        progress.passed("inference", outcome.run_s)
-        return outcome
 
     def _reserve(self, request: _Request, at_once: int, in_all: int | None = None) -> _Room:
         """Room for canvases: `at_once`, of more `in_all`, and for the files."""
@@ -272,7 +295,8 @@ def _bytes_of(file: bytes | Picture) -> int:
     return len(file) if isinstance(file, bytes) else file.nbytes
 
 
-_Room = batching.Reservation[tuple[int, ...], Canvas, Detections]
+_Batcher = batching.Batcher[tuple[int, ...], Canvas | Alone, Detections | Answered]
+_Room = batching.Reservation[tuple[int, ...], Canvas | Alone, Detections | Answered]
 
 
 async def _each(

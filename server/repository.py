@@ -61,8 +61,9 @@ def find_bundles(paths: Sequence[str | Path]) -> list[Path]:
 
 def rebuild(folder: Path, engine: str = "onnxruntime") -> str:
     """Advice for whom a bundle lets down: the command that builds it with a file for the engine."""
-    flag = f" --engine {engine}" if engine != "onnxruntime" else ""
-    return f"Build it again: maskline build --weights WEIGHTS{flag} --output {folder}"
+    flag = " --engine tensorrt" if engine == "tensorrt" else ""
+    where = " where OpenVINO is installed" if engine == "openvino" else ""
+    return f"Build it again{where}: maskline build --weights WEIGHTS{flag} --output {folder}"
 
 
 def _bundles_in(path: Path) -> list[Path]:

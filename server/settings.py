@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     url_hosts: Texts = Field(
         default=(), description="the only hosts that pictures are fetched from; none: any public one"
     )
+    label_studio_url: Annotated[str, Field(pattern=r"^(https?://[^\s/?#@]+\S*)?$")] = Field(
+        default="", description="Label Studio's own address, to fetch pictures of tasks from; it may be a private one"
+    )
+    label_studio_key: str = Field(default="", description="Label Studio's legacy token, which opens those pictures")
     cors_origins: Texts = Field(
         default=(), description="origins whose pages may use the service, as https://app.example; none: only its own"
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from server.alone import Alone, Answered
 from server.engines.base import Detections, Engine, check_detections
 from server.preprocess import Canvas, prepare
 
@@ -21,7 +22,14 @@ class EngineWorker:
         self.engine = engine
         self._max_batch = max_batch
 
-    def run(self, canvases: Sequence[Canvas]) -> list[Detections]:
+    def run(self, items: Sequence[Canvas | Alone]) -> Sequence[Detections | Answered]:
+        """Runs canvases of one size together, pictures that are alone one by one. Raises what `infer` does."""
+        alone = [item for item in items if isinstance(item, Alone)]
+        if alone:
+            return [item.run(lambda canvas: self.infer([canvas])[0]) for item in alone]
+        return self.infer(cast("Sequence[Canvas]", items))
+
+    def infer(self, canvases: Sequence[Canvas]) -> list[Detections]:
         """Runs canvases of one size together; each gets its own rows. Raises `EngineFailed`, also for rubbish."""
         images: Any = np.stack([canvas.image for canvas in canvases])
         windows = np.array([canvas.window_xyxy for canvas in canvases], np.float32)

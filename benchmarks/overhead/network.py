@@ -55,9 +55,10 @@ def write_bundle(folder: Path) -> Path:
         for layer in (model.box_head.class_logits, model.mask_head.logits):
             nn.init.normal_(layer.weight, std=1.0)  # sure of itself: scores above one half
     folder.mkdir(parents=True)
-    file = bundle.save_onnx(trace(model), folder)
+    graph = trace(model)
+    files = [bundle.save_onnx(graph, folder), bundle.save_inlined(graph, folder, "fp32")]
     weights = folder / bundle.ONNX_FILE
-    bundle.save_card(bundle.make_card(config, name="small", model_version="1", weights=weights, files=[file]), folder)
+    bundle.save_card(bundle.make_card(config, name="small", model_version="1", weights=weights, files=files), folder)
     return folder
 
 

@@ -17,6 +17,7 @@ import onnx
 import torch
 
 from export.graph.functions import OPSET
+from export.graph.inlined import inlined, share_weights
 from export.model.config import ModelConfig
 from export.serving import serving_input
 from server.contract.card import BundleFile, Canvas, ModelCard, Output, Precision, Provenance
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 CARD_FILE = "model.json"
 ONNX_FILE = "model.onnx"
+OPENVINO_FILE = "model.openvino.onnx"
+"""Without weights: they are in `ONNX_FILE`."""
 PLAN_FILE = "model.plan"
 
 DEFAULT_SCORE_THRESHOLD = 0.5
@@ -78,6 +81,15 @@ def save_onnx(proto: onnx.ModelProto, folder: Path, precision: Precision = "fp32
     path = folder / ONNX_FILE
     onnx.save(proto, path)
     return BundleFile(path=ONNX_FILE, sha256=sha256(path), engine="onnxruntime", precision=precision)
+
+
+def save_inlined(proto: onnx.ModelProto, folder: Path, precision: Precision) -> BundleFile:
+    """Writes the graph as OpenVINO takes it, beside the file that `save_onnx` has made of it."""
+    plain = inlined(proto)
+    share_weights(plain, folder / ONNX_FILE)
+    path = folder / OPENVINO_FILE
+    onnx.save(plain, path)
+    return BundleFile(path=OPENVINO_FILE, sha256=sha256(path), engine="openvino", precision=precision)
 
 
 def save_plan(plan: Plan, folder: Path, precision: Precision) -> BundleFile:

@@ -27,6 +27,7 @@ Corner = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
 """x, y on the grid between the pixels."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
+LONGEST_TIMEOUT_MS = 86_400_000
 
 MIN_TILE = 64
 """Pixels."""
@@ -160,7 +161,7 @@ class PredictOptions(BaseModel):
     max_detections: PositiveInt | None = None
     classes: tuple[str, ...] | None = None
     mask: MaskFormat = "rle"
-    timeout_ms: PositiveInt | None = None
+    timeout_ms: Annotated[int, Field(gt=0, le=LONGEST_TIMEOUT_MS)] | None = None
     priority: Priority = "normal"
     tile: Annotated[int, Field(ge=MIN_TILE)] | None = None
     overlap: NonNegativeInt | None = None
@@ -182,7 +183,7 @@ class PredictOptions(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise BadParameter(_sentence(error)) from None
+            raise BadParameter(sentence(error)) from None
 
 
 class PredictBody(BaseModel):
@@ -199,7 +200,7 @@ class PredictBody(BaseModel):
         try:
             parsed = cls.model_validate_json(body)
         except ValidationError as error:
-            raise BadParameter(f"JSON body: {_sentence(error)}") from None
+            raise BadParameter(f"JSON body: {sentence(error)}") from None
         if (parsed.image is None) == (parsed.images is None):
             raise BadParameter('JSON body: give either "image" or "images".')
         return parsed
@@ -228,7 +229,7 @@ def _from_base64(text: str) -> bytes:
         raise UndecodablePicture("The picture is not valid base64.") from error
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError) -> str:
     """The first thing that is wrong, for a person."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"])

@@ -19,8 +19,8 @@ EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "fake"]
 def create_engine(name: EngineName, bundle: Bundle, *, threads: int | None = None) -> Engine:
     """Loads a bundle into an engine.
 
-    `auto` takes a TensorRT plan that fits this machine, else ONNX Runtime, on a GPU where the installed package has
-    CUDA. A plan that it passes over is logged, with the reason.
+    `auto` takes a TensorRT plan that fits this machine, else ONNX Runtime where the installed package has CUDA, else
+    OpenVINO where it is installed, else ONNX Runtime on the CPU. A file that it passes over is logged, with the reason.
 
     Args:
         name: engine to use.
@@ -36,12 +36,12 @@ def create_engine(name: EngineName, bundle: Bundle, *, threads: int | None = Non
 
         return FakeEngine(bundle.card)
     if name == "openvino":
-        raise EngineUnavailable(f"The {name} engine is not part of this version. Use --engine onnxruntime.")
+        return _openvino(bundle, threads)
     if name == "tensorrt":
         return _tensorrt(bundle)
-    if name == "auto" and bundle.has("tensorrt"):
-        return _plan_or_else(bundle, threads)
-    return _onnxruntime(bundle, threads)
+    if name == "onnxruntime":
+        return _onnxruntime(bundle, threads)
+    return _plan_or_else(bundle, threads) if bundle.has("tensorrt") else _without_plan(bundle, threads)
 
 
 def _plan_or_else(bundle: Bundle, threads: int | None) -> Engine:
@@ -55,9 +55,26 @@ def _plan_or_else(bundle: Bundle, threads: int | None) -> Engine:
 
 def _instead_of_plan(bundle: Bundle, threads: int | None, refusal: EngineUnavailable) -> Engine:
     try:
-        return _onnxruntime(bundle, threads)
+        return _without_plan(bundle, threads)
     except BundleError as error:
         raise EngineUnavailable(f"{refusal} ONNX Runtime cannot run it instead: {error}") from error
+
+
+def _without_plan(bundle: Bundle, threads: int | None) -> Engine:
+    from server.engines.onnxruntime_ import has_cuda
+
+    if bundle.has("openvino") and not has_cuda():
+        try:
+            return _openvino(bundle, threads)
+        except BundleError as error:
+            logger.info("%s runs in ONNX Runtime: %s", bundle.path, error)
+    return _onnxruntime(bundle, threads)
+
+
+def _openvino(bundle: Bundle, threads: int | None) -> Engine:
+    from server.engines.openvino_ import OpenVinoEngine
+
+    return OpenVinoEngine(bundle, threads=threads)
 
 
 def _tensorrt(bundle: Bundle) -> Engine:

@@ -89,6 +89,14 @@ def cgroup_cpus(cpu_max: Path) -> float:
         return 2**16
 
 
+def has_cuda() -> bool:
+    """Whether the installed package was made for GPUs."""
+    try:
+        return CUDA in _import_runtime().get_available_providers()
+    except EngineUnavailable:
+        return False
+
+
 def _import_runtime() -> Any:
     if _is_installed("onnxruntime") and _is_installed("onnxruntime-gpu"):
         raise EngineUnavailable(

@@ -9,7 +9,7 @@ import sys
 from server.contract import card
 from server.pictures.budget import DecodeBudget, NoRoom, Room
 from server.pictures.decode import DecodedPicture, Limits, Picture, PictureFile
-from server.pictures.threads import Borrowed, PictureThreads
+from server.pictures.threads import PictureThreads
 from server.preprocess import Canvas, prepare
 
 KEPT_BYTES = 13
@@ -32,22 +32,15 @@ class PictureReader:
         """Pictures in tiles are kept for seconds: others need not wait for that."""
 
     async def read(
-        self,
-        file: bytes | Picture,
-        limits: Limits,
-        rule: card.Input,
-        keep_picture: bool,
-        borrowed: Borrowed | None = None,
+        self, file: bytes | Picture, limits: Limits, rule: card.Input, keep_picture: bool
     ) -> tuple[ReadPicture, float]:
         """A picture file, or a picture that needs no decoding. In a thread at once where there is memory for it, else
         when there is; and the seconds that it took.
 
-        The thread is a borrowed one where there is one and nothing has to be waited for.
-
         Raises `PictureError`.
         """
         try:
-            return await self.threads.read(self._read, file, limits, rule, keep_picture, None, borrowed=borrowed)
+            return await self.threads.read(self._read, file, limits, rule, keep_picture, None)
         except NoRoom as error:
             room = await self._memory.wait_for(error.wanted)
         try:
@@ -55,6 +48,10 @@ class PictureReader:
         except asyncio.CancelledError:
             room.abandon()  # it may never have begun
             raise
+
+    def read_now(self, file: bytes | Picture, limits: Limits, rule: card.Input, keep_picture: bool) -> ReadPicture:
+        """The same in the caller's thread. Raises `PictureError`, and `NoRoom` where there is no memory for it now."""
+        return self._read(file, limits, rule, keep_picture, None)
 
     async def size_hw(self, file: bytes | Picture, limits: Limits) -> tuple[int, int]:
         """Sides of a picture as its file has them, which is not turned upright yet. Raises `PictureError`."""

@@ -2,6 +2,9 @@
 
 A name is resolved once, every address must be public, and the connection goes to the address that was checked.
 Redirects are checked like the first address. No proxy, no cookies, no credentials.
+
+A server of our own that the settings name is the exception: what lies under its picture paths may be on a private
+address and is asked for with its key. Nothing else there is, and nothing else gets the key.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import h11
 
@@ -23,6 +26,8 @@ from server.contract.errors import PictureTooLarge, UndecodablePicture
 MAX_REDIRECTS: Final = 3
 MAX_AT_ONCE: Final = 16
 PORTS: Final = {"http": 80, "https": 443}
+ACCEPT: Final = "image/*, */*;q=0.5"
+"""Label Studio refuses who takes pictures alone."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Addresses of a host as text."""
@@ -54,6 +59,22 @@ _WITH_IPV4_AT_END: Final = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::
 
 
 @dataclass(frozen=True)
+class OwnServer:
+    """A server of our own at `url` whose pictures lie under `paths`, and the `Authorization` that opens them."""
+
+    url: str
+    paths: tuple[str, ...]
+    authorization: str
+
+    def holds(self, parts: SplitResult) -> bool:
+        """Whether an address is one of its pictures."""
+        own = urlsplit(self.url)
+        below = tuple(own.path.rstrip("/") + path for path in self.paths)
+        climbs = ".." in unquote(parts.path).split("/")
+        return _origin(parts) == _origin(own) and parts.path.startswith(below) and not climbs
+
+
+@dataclass(frozen=True)
 class _Target:
     """One hop: where to connect, and what to ask for."""
 
@@ -61,10 +82,12 @@ class _Target:
     host: str
     port: int
     address: str
+    authorization: str = ""
 
 
 class RemotePictures:
-    """Fetches within `timeout_s` and `max_bytes`; `hosts` are the only ones allowed where there are any."""
+    """Fetches within `timeout_s` and `max_bytes`; `hosts` are the only ones allowed where there are any, beside `own`;
+    with `only_own` there are no others."""
 
     def __init__(
         self,
@@ -73,6 +96,8 @@ class RemotePictures:
         hosts: Sequence[str],
         memory: BodyBudget,
         *,
+        own: OwnServer | None = None,
+        only_own: bool = False,
         resolve: Resolve = resolve,
         is_allowed: Callable[[str], bool] = is_public,
     ) -> None:
@@ -80,6 +105,8 @@ class RemotePictures:
         self._timeout_s = timeout_s
         self._hosts = {host.lower() for host in hosts}
         self._memory = memory
+        self._own = own
+        self._only_own = only_own
         self._resolve = resolve
         self._is_allowed = is_allowed
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
@@ -109,12 +136,15 @@ class RemotePictures:
     async def _target(self, url: str) -> _Target:
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
+            _, host, port = _origin(parts)
         except ValueError:
             raise _not_allowed(url) from None
         if parts.scheme not in PORTS or not host or parts.username is not None or not _is_plain(url):
             raise _not_allowed(url)
-        if self._hosts and host.lower() not in self._hosts:
+        if self._own is not None and self._own.holds(parts):
+            addresses = await self._resolve(host, port)
+            return _Target(parts, host, port, addresses[0], self._own.authorization)
+        if self._only_own or (self._hosts and host not in self._hosts):
             raise UndecodablePicture(f"{_shown(url)} is not on a host that this server may fetch from.")
         addresses = await self._resolve(host, port)
         if not addresses or not all(map(self._is_allowed, addresses)):
@@ -174,8 +204,15 @@ def _request(target: _Target) -> h11.Request:
     host = f"[{target.host}]" if ":" in target.host else target.host
     if target.port != PORTS[target.url.scheme]:
         host = f"{host}:{target.port}"
-    headers = [("Host", host), ("User-Agent", "maskline"), ("Accept", "image/*"), ("Accept-Encoding", "identity")]
+    headers = [("Host", host), ("User-Agent", "maskline"), ("Accept", ACCEPT), ("Accept-Encoding", "identity")]
+    if target.authorization:
+        headers.append(("Authorization", target.authorization))
     return h11.Request(method="GET", target=path, headers=[*headers, ("Connection", "close")])
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int]:
+    """Scheme, host and port. Raises `ValueError` for a port that is none."""
+    return parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
 
 
 def _location(head: h11.Response) -> str:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-Borrowed = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Runs a function in somebody else's thread."""
 
 NEWEST_WEIGHT = 0.1
 """Share of the newest call in the mean seconds of a call."""
@@ -49,25 +46,20 @@ class TimedThreads:
     def backlog_s(self) -> float:
         return self._calls * self._mean_s / self._threads
 
-    async def __call__(
-        self, function: Callable[[*Ts], T], *arguments: *Ts, borrowed: Borrowed | None = None
-    ) -> tuple[T, float]:
-        """The function's result, and the seconds that it took; in a borrowed thread where there is one."""
+    async def __call__(self, function: Callable[[*Ts], T], *arguments: *Ts) -> tuple[T, float]:
+        """The function's result, and the seconds that it took."""
 
         def timed() -> tuple[T, float]:
             started = time.monotonic()
             return function(*arguments), time.monotonic() - started
 
-        result, seconds = await (borrowed(timed) if borrowed else self._own(timed))
-        self._mean_s += (NEWEST_WEIGHT if self._mean_s else 1.0) * (seconds - self._mean_s)
-        return result, seconds
-
-    async def _own(self, function: Callable[[], T]) -> T:
         self._calls += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+            result, seconds = await asyncio.get_running_loop().run_in_executor(self._executor, timed)
         finally:
             self._calls -= 1
+        self._mean_s += (NEWEST_WEIGHT if self._mean_s else 1.0) * (seconds - self._mean_s)
+        return result, seconds
 
     def close(self) -> None:
         self._executor.shutdown(wait=False)

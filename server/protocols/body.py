@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
@@ -15,34 +17,42 @@ from server.contract.errors import BadParameter, BodyTooLarge, DeadlinePassed, U
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
+    from server.body_budget import BodyRoom
+
 IMAGE_PART = "image"
+COMPRESSED = ("gzip", "deflate")
+INFLATE_STEP = 1 << 20
+"""Bytes that come out of a compressed body at once, before they are counted."""
+ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body.
+async def read_body(request: Request, max_bytes: int, *, inflate: bool = False) -> bytes:
+    """The whole body; `max_bytes` also holds for what comes out of a compressed one.
 
     Raises:
         BodyTooLarge: as soon as that is known: from Content-Length, else while the body comes in.
-        UnsupportedFormat: the body is compressed.
+        UnsupportedFormat: the body is compressed, and not in gzip or deflate where `inflate` accepts these.
+        BadParameter: it is not what its Content-Encoding says.
         QueueFull: the bodies of all requests together are too large.
         DeadlinePassed: it comes in too slowly.
         ClientDisconnect: the client left before the end.
     """
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedFormat(f"A body with Content-Encoding {encoding} is not accepted; send it as it is.")
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding != "identity" and not (inflate and encoding in COMPRESSED):
+        wanted = "send it as it is, or in gzip or deflate" if inflate else "send it as it is"
+        raise UnsupportedFormat(f"A body with Content-Encoding {encoding} is not accepted; {wanted}.")
     announced = request.headers.get("Content-Length", "0")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
     timeout_s = request.app.state.settings.body_timeout_s
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(request, max_bytes)
+            return await _read(request, max_bytes, encoding)
     except TimeoutError as error:
         raise DeadlinePassed(f"The body did not come in within {timeout_s:g} s.") from error
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def _read(request: Request, max_bytes: int, encoding: str) -> bytes:
     chunks, size = [], 0
     with request.app.state.bodies.room() as room:
         async for chunk in request.stream():
@@ -51,7 +61,41 @@ async def _read(request: Request, max_bytes: int) -> bytes:
             if size > max_bytes:
                 raise _too_large(max_bytes)
             room.grow(len(chunk))
-        return b"".join(chunks)
+        body = b"".join(chunks)
+        return body if encoding == "identity" else await _inflated(body, encoding, max_bytes, room)
+
+
+async def _inflated(body: bytes, encoding: str, max_bytes: int, room: BodyRoom) -> bytes:
+    """In steps, so that a body which is small and becomes gigabytes is found out early."""
+    chunks, size = [], 0
+    steps = inflate_steps(body, encoding)
+    while chunk := await asyncio.to_thread(next, steps, b""):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        room.grow(len(chunk))
+    return b"".join(chunks)
+
+
+def inflate_steps(body: bytes, encoding: str) -> Iterator[bytes]:
+    """What a body in gzip or deflate holds, never more than `INFLATE_STEP` bytes at once.
+
+    Raises `BadParameter` for what is not in it, is cut off, or goes on after its end.
+    """
+    inflater = zlib.decompressobj(ZLIB_OR_GZIP)
+    try:
+        for start in range(0, len(body), INFLATE_STEP):  # all at once, what is left would be copied in every step
+            rest = body[start : start + INFLATE_STEP]
+            while chunk := inflater.decompress(rest, INFLATE_STEP):
+                yield chunk
+                rest = inflater.unconsumed_tail
+            if inflater.eof and (inflater.unused_data or start + INFLATE_STEP < len(body)):
+                raise BadParameter(f"The body goes on after the end of its {encoding}.")
+    except zlib.error as error:
+        raise BadParameter(f"The body is not in {encoding}, as its Content-Encoding says.") from error
+    if not inflater.eof:
+        raise BadParameter(f"The {encoding} of the body is cut off.")
 
 
 def multipart_pictures(body: bytes, content_type: str, max_parts: int) -> list[bytes]:

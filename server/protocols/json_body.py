@@ -24,6 +24,11 @@ async def json_pictures(body: bytes, settings: Settings, remote: RemotePictures 
     if body.count(b",") > settings.max_pictures + MANY_FIELDS:  # a parser makes gigabytes of a hundred MB of "0,0,0"
         raise too_many_pictures(settings.max_pictures)
     parsed = await asyncio.to_thread(PredictBody.from_json, body)
+    return await picture_files(parsed, settings, remote)
+
+
+async def picture_files(parsed: PredictBody, settings: Settings, remote: RemotePictures | None) -> list[bytes]:
+    """The same of a body that is parsed. Raises what `json_pictures` does."""
     texts = [parsed.image] if parsed.image is not None else parsed.images or []
     if len(texts) > settings.max_pictures:
         raise too_many_pictures(settings.max_pictures)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import orjson
 from starlette.datastructures import QueryParams
@@ -12,38 +11,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.contract.errors import BadParameter, UnsupportedFormat
-from server.contract.wire import ModelRef, PredictBody, PredictOptions, PredictResponse, Timings
+from server.contract.wire import ModelRef, PredictOptions, PredictResponse, Timings
 from server.drawing import draw_png
 from server.pipeline import Answer
 from server.protocols.body import multipart_pictures, read_body
 from server.protocols.json_body import json_pictures
+from server.protocols.native_openapi import OPENAPI
 from server.settings import MIB, Settings
+
+__all__ = ["OPENAPI", "json_answer", "options_of", "png_answer", "read_pictures", "wants_png"]
 
 JSON, FORM, PNG = "application/json", "multipart/form-data", "image/png"
 ACCEPTED_TYPES = "image/*, application/octet-stream, multipart/form-data or application/json"
 
 MAX_PARAMETERS = 50
-
-
-def _openapi() -> dict[str, Any]:
-    """What OpenAPI shows of the request; the query and the body are read here, not by the framework."""
-    query = PredictOptions.model_json_schema()["properties"] | {"classes": {"type": "string"}}
-    binary = {"type": "string", "format": "binary"}
-    form = {"type": "object", "properties": {"image": {"type": "array", "items": binary}}}
-    return {
-        "parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in query.items()],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/*": {"schema": binary},
-                FORM: {"schema": form},
-                JSON: {"schema": PredictBody.model_json_schema()},
-            },
-        },
-    }
-
-
-OPENAPI = _openapi()
 
 
 def options_of(query: QueryParams, *, as_png: bool = False) -> PredictOptions:

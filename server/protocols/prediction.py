@@ -31,6 +31,17 @@ class Answered:
     classes: Sequence[str]
 
 
+def admit(request: Request, options: PredictOptions) -> None:
+    """Refuses what would be late, before its body is read. Where the body holds options, those known so far do.
+
+    Raises:
+        MasklineError: whatever `Models.select` and `BatchingPipeline.check_admission` raise.
+    """
+    model = models_of(request).select(options.model, options.version)
+    _record(request).model = model.ref
+    model.serving.check_admission(options, asyncio.get_running_loop().time() + _timeout_s(request, options))
+
+
 async def answered(
     request: Request, options: PredictOptions, read_pictures: ReadPictures, *, keep_pictures: bool = False
 ) -> Answered:
@@ -41,17 +52,13 @@ async def answered(
         ClientDisconnect: the client has gone.
         MasklineError: whatever `read_pictures`, `Models.select` and `BatchingPipeline.predict` raise.
     """
-    models, record = models_of(request), _record(request)
-    timeout_s = settings_of(request).timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
-    clock = asyncio.get_running_loop().time
-    model = models.select(options.model, options.version)
-    record.model = model.ref
-    model.serving.check_admission(options, clock() + timeout_s)
+    admit(request, options)
+    record = _record(request)
     pictures = await read_pictures()
     record.pictures = len(pictures)
-    model = models.select(options.model, options.version)  # another than above if it was loaded anew meanwhile
+    model = models_of(request).select(options.model, options.version)  # another if it was loaded anew meanwhile
     record.model = model.ref
-    deadline = clock() + timeout_s
+    deadline = asyncio.get_running_loop().time() + _timeout_s(request, options)
     work = model.serving.predict(
         pictures, options, deadline=deadline, keep_pictures=keep_pictures, progress=record.progress
     )
@@ -66,6 +73,10 @@ def settings_of(request: Request) -> Settings:
 
 def models_of(request: Request) -> Models:
     return cast("Models", request.app.state.models)
+
+
+def _timeout_s(request: Request, options: PredictOptions) -> float:
+    return settings_of(request).timeout_s if options.timeout_ms is None else options.timeout_ms / 1e3
 
 
 def _record(request: Request) -> Record:

@@ -24,7 +24,6 @@ logger = logging.getLogger("server.scheduling.supervision")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Made = TypeVar("Made", covariant=True)
-Lent = TypeVar("Lent")
 
 State = Literal["warming", "ready", "restarting", "failed"]
 
@@ -32,7 +31,7 @@ State = Literal["warming", "ready", "restarting", "failed"]
 class Worker(Protocol[Item, Made]):
     """Called by one thread only. Making one may take long; it is closed once, and dropped then."""
 
-    def first_batches(self) -> Iterable[list[Item]]:
+    def first_batches(self) -> Iterable[Sequence[Item]]:
         """What it has to run before it gets real work: first runs are slow, and tell whether it works at all."""
         ...
 
@@ -145,17 +144,6 @@ class Supervised(Generic[Item, Result]):
             raise
         self._failures, self._pause_s = 0, self._policy.first_pause_s
         return results
-
-    async def borrow(self, function: Callable[[], Lent]) -> Lent:
-        """Runs a function in the worker's thread, between two batches: only while the state is `ready`.
-
-        Raises what the function raises, and `Unanswered` when it does not return.
-        """
-        assert self._thread is not None, "what is ready has started"
-        try:
-            return await self._thread.call(function, timeout_s=self._policy.timeout_s)
-        except Hung as error:
-            raise Unanswered(f"The engine's thread did not return within {self._policy.timeout_s:g} s.") from error
 
     async def close(self) -> None:
         """Ends the worker; one that hangs is left behind."""

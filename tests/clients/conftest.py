@@ -41,13 +41,18 @@ class Reply:
 Script = Callable[[Asked], Reply]
 
 
+class QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is what some tests are about."""
+
+
 class FakeServer:
     """Answers with `script`; `asked` holds the requests in their order."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.script: Script = lambda asked: Reply(content=answer(max(1, asked.body.count(b'name="image"'))))
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http = QuietServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
         self._thread.start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -17,6 +18,7 @@ from PIL import Image
 
 import clients
 from clients import AsyncClient, Client
+from clients.exchange import Options
 from tests.clients.conftest import HEIGHT, WIDTH, FakeServer, Reply, answer, problem
 
 
@@ -66,40 +68,37 @@ def test_files_and_bytes_are_sent_as_they_are(kind: type[Sync], server: FakeServ
     assert {asked.headers["Content-Type"] for asked in server.asked} == {"application/octet-stream"}
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "I;16", "I", "F", "array"])
+def pixels_of(kind: str) -> np.ndarray[Any, Any]:
+    """The picture as people have arrays: a crop or a flip of a larger one is not contiguous in memory."""
+    rgb = np.asarray(picture())
+    return {"array": rgb, "grey array": rgb[..., 1], "flipped array": rgb[::-1, ::-1, ::-1]}[kind]
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "I;16", "I", "F", "array", "grey array", "flipped array"],
+)
 def test_images_and_arrays_arrive_with_the_same_pixels(mode: str, server: FakeServer):
     if mode in ("I;16", "I", "F"):
         given: Any = Image.fromarray(np.full((HEIGHT, WIDTH), 90, np.uint16)).convert(mode)
     else:
-        given = np.asarray(picture()) if mode == "array" else picture().convert(mode)
+        given = pixels_of(mode) if "array" in mode else picture().convert(mode)
     Sync(server.url).call("predict", given)
     with Image.open(io.BytesIO(server.asked[0].body)) as sent:
         assert sent.format == "PNG"
         assert sent.size == (WIDTH, HEIGHT)
-        if mode in ("RGB", "L", "1", "RGBA", "array"):
+        if mode in ("RGB", "L", "1", "RGBA") or "array" in mode:
             np.testing.assert_array_equal(np.asarray(sent), np.asarray(given))
 
 
 @both
-def test_many_go_a_few_a_request_and_keep_their_order(kind: type[Sync], server: FakeServer):
-    predictions = kind(server.url).call("predict_many", [png()] * 9, score_threshold=0.5)
-    assert [asked.body.count(b'name="image"') for asked in server.asked] == [8, 0]  # the last one goes alone
-    assert server.asked[0].query == {"score_threshold": "0.5"}
-    assert [len(one) for one in predictions] == [2, 1, 0, 0, 0, 0, 0, 0, 2]
-
-
-def test_many_of_none_asks_nothing(server: FakeServer):
-    assert Sync(server.url).call("predict_many", []) == []
-    assert server.asked == []
-
-
-@both
 def test_every_option_and_the_key_reach_the_server(kind: type[Sync], server: FakeServer):
-    options = {"score_threshold": 0.25, "max_detections": 7, "mask": "none", "model": "m", "version": "2"}
-    kind(server.url + "/", api_key="secret").call("predict", png(), classes=["a", 2], timeout_ms=500, **options)
+    options: dict[str, Any] = {"score_threshold": 0.25, "max_detections": 7, "mask": "none", "model": "m"}
+    options |= {"version": "2", "timeout_ms": 500, "priority": "low", "tile": 1024, "overlap": 128}
+    assert {*options, "classes"} == set(Options.__annotations__)
+    kind(server.url + "/", api_key="secret").call("predict", png(), classes=["a", 2], **options)
     asked = server.asked[0]
-    expected = {name: str(value) for name, value in options.items()}
-    assert asked.query == {**expected, "classes": "a,2", "timeout_ms": "500"}
+    assert asked.query == {name: str(value) for name, value in options.items()} | {"classes": "a,2"}
     assert asked.headers["Authorization"] == "Bearer secret"
 
 
@@ -114,8 +113,11 @@ def test_options_that_are_none_are_left_to_the_server(server: FakeServer):
     [
         pytest.param(b"", "0 bytes", id="empty"),
         pytest.param("no/such/file.png", "No such file", id="missing"),
-        pytest.param(np.zeros((4, 4), np.uint8), r"\[4, 4\] uint8", id="grey array"),
-        pytest.param(np.zeros((4, 4, 3), np.float32), "float32", id="float array"),
+        pytest.param(np.zeros((4, 4, 3), np.float32), "from 0 to 255, not .* float32", id="float array"),
+        pytest.param(np.zeros((4, 4), bool), "bool", id="array of a mask"),
+        pytest.param(np.zeros((4, 4, 4), np.uint8), r"\[4, 4, 4\]", id="array with alpha"),
+        pytest.param(np.zeros((3, 4, 5), np.uint8), r"\[3, 4, 5\]", id="array with channels first"),
+        pytest.param(np.zeros(4, np.uint8), r"\[4\]", id="flat array"),
         pytest.param(np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\]", id="array of nothing"),
         pytest.param(7, "int", id="number"),
     ],
@@ -155,13 +157,6 @@ def test_each_refusal_has_its_error(kind: type[Sync], status: int, error: type[c
     assert str(caught.value) == f"{status} Title: What is wrong."
 
 
-def test_a_bad_picture_of_many_is_counted_from_the_first_of_its_request(server: FakeServer):
-    server.replies(Reply(content=answer(8)), problem(422, "Unprocessable Content", "Picture 0: broken."))
-    with pytest.raises(clients.UnprocessableError) as caught:
-        Sync(server.url).call("predict_many", [png()] * 10)
-    assert "picture 8 of this call" in caught.value.__notes__[0]
-
-
 def test_a_refusal_that_is_not_json_keeps_its_text(server: FakeServer):
     server.replies(Reply(502, b"<h1>Bad gateway</h1>", content_type="text/html"))
     with pytest.raises(clients.ServerError, match="502 Bad Gateway: <h1>Bad gateway</h1>"):
@@ -175,14 +170,14 @@ def test_another_program_behind_the_address_is_recognised(content: bytes, server
         Sync(server.url).call("predict", png())
 
 
-def test_an_answer_for_fewer_pictures_is_refused(server: FakeServer):
-    server.replies(Reply(content=answer(1)))
-    with pytest.raises(clients.InvalidAnswerError, match="2 pictures were sent, 1 answered"):
-        Sync(server.url).call("predict_many", [png(), png()])
+def test_an_answer_for_more_pictures_is_refused(server: FakeServer):
+    server.replies(Reply(content=answer(2)))
+    with pytest.raises(clients.InvalidAnswerError, match="1 picture was sent, 2 answered"):
+        Sync(server.url).call("predict", png())
 
 
 @both
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [429, 502, 503])
 def test_overload_is_tried_again(kind: type[Sync], status: int, server: FakeServer):
     refusal = problem(status, "Busy", "Later.", Retry_After="0")
     server.replies(refusal, refusal, Reply(content=answer()))
@@ -253,6 +248,59 @@ def test_a_server_that_hangs_is_given_up_without_another_try(server: FakeServer)
         return Reply(content=answer())
 
     server.script = hang
-    with pytest.raises(clients.UnreachableError, match="in time"):
+    with pytest.raises(clients.TimedOutError, match="in time"):
         Sync(server.url, timeout=0.1).call("predict", png())
     assert len(server.asked) == 1
+
+
+@both
+def test_an_answer_is_waited_for_as_long_as_the_deadline_of_the_call(kind: type[Sync], server: FakeServer):
+    def slow(_: Any) -> Reply:
+        time.sleep(0.4)
+        return Reply(content=answer())
+
+    server.script = slow
+    assert len(kind(server.url, timeout=0.1).call("predict", png(), timeout_ms=20_000)) == 2
+
+
+@both
+def test_the_deadline_holds_for_all_tries_together(kind: type[Sync], server: FakeServer):
+    server.replies(problem(429, "Busy", "Later.", Retry_After="0.5"), Reply(content=answer()))
+    kind(server.url).call("predict", png(), timeout_ms=20_000)
+    first, second = (int(asked.query["timeout_ms"]) for asked in server.asked)
+    assert first == 20_000
+    assert 10_000 < second <= 19_500
+
+
+@both
+def test_what_would_come_after_the_deadline_is_not_tried(kind: type[Sync], server: FakeServer):
+    server.replies(problem(429, "Busy", "Later.", Retry_After="5"))
+    start = time.monotonic()
+    with pytest.raises(clients.OverloadedError):
+        kind(server.url).call("predict", png(), timeout_ms=2000)
+    assert len(server.asked) == 1
+    assert time.monotonic() - start < 2
+
+
+def test_a_refusal_before_a_large_body_is_read_is_heard():
+    """The server answers and closes while the client is still sending."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=_refuse_at_the_headers, args=(listening,))
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(clients.TooLargeError, match="Too much"):
+            Sync(url).call("predict", b"\0" * 30_000_000)
+        thread.join()
+
+
+def _refuse_at_the_headers(listening: socket.socket) -> None:
+    connection, _ = listening.accept()
+    with connection:
+        connection.recv(4096)
+        body = b'{"title": "Content Too Large", "detail": "Too much."}'
+        head = f"HTTP/1.1 413 Content Too Large\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(10)
+        while connection.recv(2**20):
+            pass

@@ -6,6 +6,8 @@ import json
 import socket
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,32 +49,30 @@ def test_a_long_table_is_cut_and_says_so(server: FakeServer, picture: Path, caps
 
 
 def test_options_reach_the_server(server: FakeServer, picture: Path):
-    options = ["--score-threshold", "0.2", "--max-detections", "5", "--classes", "a,b", "--api-key", "k"]
-    assert main([str(picture), "--url", server.url, *options]) == 0
-    assert server.asked[0].query == {"score_threshold": "0.2", "max_detections": "5", "classes": "a,b"}
+    query = {"score_threshold": "0.2", "max_detections": "5", "classes": "a,b", "tile": "512", "overlap": "64"}
+    query |= {"timeout_ms": "90000", "priority": "low"}
+    options = [word for name, value in query.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert main([str(picture), "--url", server.url, "--api-key", "k", *options]) == 0
+    assert server.asked[0].query == query
     assert server.asked[0].headers["Authorization"] == "Bearer k"
 
 
-def test_draw_and_json(server: FakeServer, picture: Path, tmp_path: Path):
-    drawn, found = tmp_path / "new" / "out.png", tmp_path / "out.json"
-    assert main([str(picture), "--url", server.url, "--draw", str(drawn), "--json", str(found)]) == 0
-    with Image.open(drawn) as image:
+def test_a_picture_is_drawn(server: FakeServer, picture: Path, tmp_path: Path):
+    drawn = tmp_path / "new" / "out.png"
+    assert main([str(picture), "--url", server.url, "--draw", str(drawn)]) == 0
+    assert is_drawn_on(drawn)
+
+
+def is_drawn_on(path: Path) -> bool:
+    with Image.open(path) as image:
         assert image.size == (WIDTH, HEIGHT)
-        assert np.any(np.asarray(image) != 90)
-    images = json.loads(found.read_text())["images"]
-    assert images == [{"file": str(picture), "width": WIDTH, "height": HEIGHT, "detections": detections()}]
+        return bool(np.any(np.asarray(image) != 90))
 
 
-def test_json_alone_on_standard_output(server: FakeServer, picture: Path, capsys: pytest.CaptureFixture[str]):
-    assert main([str(picture), "--url", server.url, "--json", "-"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["images"][0]["detections"]) == 2
-
-
-def test_several_pictures_are_drawn_into_a_folder(server: FakeServer, tmp_path: Path):
+def test_several_pictures_have_a_line_each(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pictures = [str(make_picture(tmp_path / f"{name}.png")) for name in "abc"]
-    folder = tmp_path / "drawn"
-    assert main([*pictures, "--url", server.url, "--draw", str(folder)]) == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png", "c.png"]
+    assert main([*pictures, "--url", server.url]) == 0
+    assert capsys.readouterr() == ("a.png: 2 found\nb.png: 2 found\nc.png: 2 found\n", "")
 
 
 def test_a_refused_picture_is_named_and_the_others_are_answered(
@@ -89,10 +89,15 @@ def test_a_refused_picture_is_named_and_the_others_are_answered(
     assert "fine.png: 2 found" in output.out
 
 
-def test_no_server_says_how_to_start_one(picture: Path, capsys: pytest.CaptureFixture[str]):
+@contextmanager
+def nobody_there() -> Iterator[str]:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        yield f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+def test_no_server_says_how_to_start_one(picture: Path, capsys: pytest.CaptureFixture[str]):
+    with nobody_there() as url:
         assert main([str(picture), "--url", url]) == 1
     text = capsys.readouterr().err
     assert url in text
@@ -103,10 +108,15 @@ def test_no_server_says_how_to_start_one(picture: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        pytest.param(["no-such.png"], "no-such.png: no such file", id="missing file"),
-        pytest.param([], "pictures", id="nothing"),
-        pytest.param(["a.png", "b.png", "--draw", "out.png"], "folder", id="several pictures, one drawing"),
-        pytest.param(["a.png", "a.jpg", "--draw", "out"], "differ only", id="same name twice"),
+        pytest.param(["no-such.png"], "no-such.png: no such file or folder", id="missing file"),
+        pytest.param(["empty"], "empty: no pictures there (.bmp, ", id="empty folder"),
+        pytest.param([], "required: PICTURE", id="nothing"),
+        pytest.param(["a.png", "b.png", "--draw", "out.png"], "overlays/", id="several pictures, one drawing"),
+        pytest.param(["a.png", "--output", "out"], "masks or overlays", id="an output of no kind"),
+        pytest.param(["a.png", "a.jpg", "--output", "masks"], "would have one name", id="same name twice"),
+        pytest.param(["a.png", "./a.png", "--output", "masks"], "would have one name", id="same picture twice"),
+        pytest.param(["a.png", "--resume"], "--output", id="nothing to resume"),
+        pytest.param(["a.png", "--priority", "high"], "invalid choice", id="no priority"),
         pytest.param(["a.png", "--url", "http://x", "--model", "m"], "not allowed", id="url and model"),
         pytest.param(["a.png", "--score-threshold", "high"], "float", id="no number"),
     ],
@@ -119,6 +129,7 @@ def test_bad_usage(
     capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     for name in ("a.png", "b.png", "a.jpg"):
         make_picture(tmp_path / name)
     with pytest.raises(SystemExit) as stopped:
@@ -132,12 +143,6 @@ def test_an_unknown_ending_of_the_drawing_is_said(
 ):
     assert main([str(picture), "--url", server.url, "--draw", str(picture.with_suffix(".what"))]) == 1
     assert "unknown file extension: .what" in capsys.readouterr().err
-
-
-def test_json_that_cannot_be_written_is_said(server: FakeServer, picture: Path, capsys: pytest.CaptureFixture[str]):
-    target = str(picture.parent / "no" / "such" / "out.json")
-    assert main([str(picture), "--url", server.url, "--json", target]) == 1
-    assert target in capsys.readouterr().err
 
 
 class StandInPipeline:
@@ -175,13 +180,13 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> type[StandInPipeline]:
 
 def test_a_bundle_answers_in_process(pipeline: type[StandInPipeline], picture: Path, tmp_path: Path):
     drawn, found = tmp_path / "out.png", tmp_path / "out.json"
-    outputs = ["--draw", str(drawn), "--json", str(found)]
+    outputs = ["--draw", str(drawn), "--output", str(found)]
     assert main([str(picture), "--model", "bundle", "--score-threshold", "0.3", "--classes", "a,2", *outputs]) == 0
     bundle, options, closed = pipeline.asked
     assert closed == "closed"
     assert bundle == Path("bundle")
     assert (options.score_threshold, options.classes) == (0.3, ("a", "2"))
-    assert json.loads(found.read_text())["images"][0]["detections"] == detections()[:1]
+    assert [one["score"] for one in json.loads(found.read_text())["annotations"]] == [detections()[0]["score"]]
     assert drawn.stat().st_size > 0
 
 

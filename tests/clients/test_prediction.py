@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +82,54 @@ def test_nothing_found_keeps_its_shapes():
     np.testing.assert_array_equal(np.asarray(prediction.draw(grey())), np.asarray(grey()))
 
 
-@pytest.mark.parametrize("mask", [None, {"size": [HEIGHT, WIDTH], "png": "aGVsbG8="}, [[1, 2, 3, 4]]])
-def test_without_rle_there_are_no_masks(mask: Any):
-    prediction = predicted([{**detections()[0], "mask": mask}])
-    with pytest.raises(clients.MaskFormatError, match="rle"):
-        prediction.masks()
+def as_png(drawn: np.ndarray[Any, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.fromarray(drawn.astype(bool)).save(buffer, "PNG")
+    return {"size": list(drawn.shape), "png": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def as_polygons(*parts: list[list[list[int]]], size: tuple[int, int] = (HEIGHT, WIDTH)) -> dict[str, Any]:
+    return {"type": "MultiPolygon", "size": list(size), "coordinates": list(parts)}
+
+
+def rectangle(x1: int, y1: int, x2: int, y2: int) -> list[list[int]]:
+    """A closed ring."""
+    return [[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]]
+
+
+def in_form(form: str) -> list[dict[str, Any]]:
+    """The detections of `detections()` with their masks in another form."""
+    forms = {
+        "png": [as_png(drawn) for drawn in masks()],
+        "polygon": [
+            as_polygons([rectangle(6, 4, 20, 12), rectangle(10, 7, 14, 9)[::-1]]),
+            as_polygons([rectangle(31, 23, 32, 24)]),
+        ],
+    }
+    return [{**record, "mask": mask} for record, mask in zip(detections(), forms[form], strict=True)]
+
+
+@pytest.mark.parametrize("form", ["png", "polygon"])
+def test_masks_of_every_form_are_the_drawn_ones(form: str):
+    prediction = predicted(in_form(form))
+    np.testing.assert_array_equal(prediction.masks(), masks())
+    segmentations = [coco_mask.decode(one["segmentation"]) for one in prediction.to_coco(1)]
+    np.testing.assert_array_equal(segmentations, masks())
+    np.testing.assert_array_equal(np.asarray(prediction.draw(grey())), np.asarray(predicted().draw(grey())))
+
+
+def test_a_mask_of_several_parts_is_one_mask():
+    mask = as_polygons([rectangle(0, 0, 2, 1)], [rectangle(5, 5, 6, 8)])
+    found = predicted([{**detections()[0], "mask": mask}]).masks()[0]
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[0, :2] = expected[5:8, 5] = True
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("mask", [None, {"size": [HEIGHT, WIDTH]}, [[1, 2, 3, 4]]])
+def test_without_masks_there_are_none(mask: Any):
+    with pytest.raises(clients.MaskFormatError, match="none"):
+        predicted([{**detections()[0], "mask": mask}]).masks()
 
 
 def test_without_masks_boxes_are_drawn_and_written():
@@ -91,11 +138,85 @@ def test_without_masks_boxes_are_drawn_and_written():
     assert np.any(np.asarray(prediction.draw(grey())) != 128)
 
 
-@pytest.mark.parametrize("counts", ["0", "\u00e9", [1, 2], [-1]])
-def test_a_broken_mask_is_an_invalid_answer(counts: Any):
-    prediction = predicted([{**detections()[0], "mask": {"size": [HEIGHT, WIDTH], "counts": counts}}])
+SIZE = [HEIGHT, WIDTH]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        *({"size": SIZE, "counts": counts} for counts in ("0", "\u00e9", [1, 2], [-1], None)),
+        {"size": [2, 3], "counts": [6]},
+        {"counts": "0"},
+        {"size": "large", "counts": "0"},
+        {"size": SIZE, "png": "aGVsbG8="},
+        {"size": SIZE, "png": "no base64"},
+        {"size": SIZE, "png": as_png(np.ones((2, 3)))["png"]},
+        {"size": SIZE, "coordinates": [[[[1, 2, 3]]]]},
+        {"size": SIZE, "coordinates": 7},
+        {"size": SIZE, "coordinates": [[[["a", "b"], ["c", "d"]]]]},
+    ],
+    ids=lambda mask: str(mask)[:60],
+)
+def test_a_broken_mask_is_an_invalid_answer(mask: Any):
     with pytest.raises(clients.InvalidAnswerError, match="mask"):
-        prediction.masks()
+        predicted([{**detections()[0], "mask": mask}]).masks()
+
+
+@pytest.mark.parametrize(("library", "call"), [("supervision", "to_supervision"), ("fiftyone", "to_fiftyone")])
+def test_a_library_that_is_not_installed_is_named(library: str, call: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(
+        clients.MissingExtraError, match=f"^to_{library}\\(\\) needs {library}, .*pip install {library}$"
+    ):
+        getattr(predicted(), call)()
+
+
+class Recorded(types.SimpleNamespace):
+    """In the place of another library's class: what it was given. The real ones are in tests/real_clients."""
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Detection=Recorded, Detections=Recorded))
+
+
+def test_supervision_gets_boxes_masks_scores_and_names(monkeypatch: pytest.MonkeyPatch):
+    stand_in(monkeypatch, "supervision")
+    found: Any = predicted().to_supervision()
+    np.testing.assert_array_equal(found.xyxy, [[6, 4, 20, 12], [31, 23, 32, 24]])
+    np.testing.assert_array_equal(found.mask, masks())
+    np.testing.assert_allclose(found.confidence, [0.9, 0.6], rtol=1e-6)
+    np.testing.assert_array_equal(found.class_id, [1, 2])
+    np.testing.assert_array_equal(found.data["class_name"], ["nucleus", "speck"])
+    without: Any = predicted([{**detections()[0], "mask": None}]).to_supervision()
+    assert without.mask is None
+    nothing: Any = predicted([]).to_supervision()
+    assert (nothing.xyxy.shape, nothing.mask.shape) == ((0, 4), (0, HEIGHT, WIDTH))
+
+
+def test_fiftyone_gets_relative_boxes_of_whole_pixels_around_the_masks(monkeypatch: pytest.MonkeyPatch):
+    stand_in(monkeypatch, "fiftyone")
+    between = {**detections()[0], "box": [6.4, 3.2, 19.5, 12.0]}  # the mask reaches from 6 to 20, and from 4 to 12
+    found: Any = predicted([between, detections()[1]]).to_fiftyone()
+    first, second = found.detections
+    assert (first.label, first.confidence, second.label) == ("nucleus", 0.9, "speck")
+    np.testing.assert_allclose(first.bounding_box, [6 / WIDTH, 3 / HEIGHT, 14 / WIDTH, 9 / HEIGHT], atol=1e-6)
+    np.testing.assert_array_equal(first.mask, masks()[0][3:12, 6:20])
+    np.testing.assert_allclose(second.bounding_box, [31 / WIDTH, 23 / HEIGHT, 1 / WIDTH, 1 / HEIGHT], atol=1e-6)
+    np.testing.assert_array_equal(second.mask, [[True]])
+
+
+def test_fiftyone_gets_a_box_that_holds_a_mask_which_leaves_the_answers(monkeypatch: pytest.MonkeyPatch):
+    stand_in(monkeypatch, "fiftyone")
+    found: Any = predicted([{**detections()[0], "box": [8.0, 5.0, 12.0, 9.0]}]).to_fiftyone()
+    np.testing.assert_array_equal(found.detections[0].mask, masks()[0][4:12, 6:20])
+
+
+def test_fiftyone_gets_exact_boxes_without_masks(monkeypatch: pytest.MonkeyPatch):
+    stand_in(monkeypatch, "fiftyone")
+    found: Any = predicted([{**detections()[0], "box": [6.5, 3.0, 20.0, 12.0], "mask": None}]).to_fiftyone()
+    box = found.detections[0].bounding_box
+    np.testing.assert_allclose(box, [6.5 / WIDTH, 3 / HEIGHT, 13.5 / WIDTH, 9 / HEIGHT], atol=1e-6)
+    assert not hasattr(found.detections[0], "mask")
 
 
 def test_coco_results_load_in_pycocotools(capsys: pytest.CaptureFixture[str]):

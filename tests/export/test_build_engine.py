@@ -19,8 +19,11 @@ from PIL import Image
 
 from export.build_engine import main
 from export.model.mask_rcnn import MaskRCNN
+from server.engines import openvino_
 from server.pipeline import Pipeline
 from server.repository import load_bundle
+
+HAS_OPENVINO = openvino_.is_installed()
 
 
 @pytest.fixture
@@ -53,7 +56,9 @@ def card_of(bundle: Path) -> dict[str, Any]:
 
 def test_the_bundle_is_one_that_the_server_loads(tiny_bundle: Path, checkpoint: Path) -> None:
     card = load_bundle(tiny_bundle).card
-    assert sorted(path.name for path in tiny_bundle.iterdir()) == ["model.json", "model.onnx"]
+    files = {"onnxruntime": "model.onnx"} | ({"openvino": "model.openvino.onnx"} if HAS_OPENVINO else {})
+    assert {file.engine: file.path for file in card.files} == files
+    assert {path.name for path in tiny_bundle.iterdir()} == {"model.json", *files.values()}
     assert (card.name, card.version, card.classes) == ("tiny", "1", ["background", "circle", "square"])
     assert (card.input.resize.min_size, card.input.resize.max_size, card.input.canvases) == (96, 160, "exact")
     limits = card.output
@@ -122,13 +127,15 @@ def test_verify_takes_a_folder_of_pictures(tmp_path: Path, checkpoint: Path, qui
     assert (report["pictures"], report["batches"]) == (2, 2)
 
 
-def test_a_bundle_that_is_there_is_replaced_whole(tmp_path: Path, checkpoint: Path, quick_trace: None) -> None:
+def test_a_bundle_that_is_there_is_replaced_whole(
+    tmp_path: Path, checkpoint: Path, tiny_bundle: Path, quick_trace: None
+) -> None:
     output = tmp_path / "tiny"
     assert build(checkpoint, output) == 0
     (output / "model.engine").write_text("of the old one")
     assert build(checkpoint, output, "--model-version", "2") == 0
     assert card_of(output)["version"] == "2"
-    assert sorted(p.name for p in output.iterdir()) == ["model.json", "model.onnx"]
+    assert sorted(p.name for p in output.iterdir()) == sorted(p.name for p in tiny_bundle.iterdir())
     assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
 
 

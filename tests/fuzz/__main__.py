@@ -19,7 +19,7 @@ FOLDER = Path("fuzz")
 SLICE_S = 45
 """Seconds of one process, which goes on with the inputs that earlier ones kept: atheris' own instrumentation keeps
 memory for good, up to 40 MiB a second."""
-NAMES = ("rle", "form", "json", "query", "picture")
+NAMES = ("rle", "form", "json", "query", "picture", "v2")
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Callable
 from typing import Final
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from server.contract import rle
 from tests.server.odd_files import encoded, many_pieces, noise, tiff, tiff_entries
+from tests.server.protocols import triton
 
 
 def _rles() -> list[bytes]:
@@ -55,6 +57,26 @@ def _queries() -> list[bytes]:
     ]
 
 
+def _inferences() -> list[bytes]:
+    bodies = [triton.with_binary(text, b"abc", b"") for text in (triton.TWO_PICTURES, triton.WITH_OUTPUTS)]
+    binary = [b"b" + int(next(iter(headers.values()))).to_bytes(2, "big") + body for body, headers in bodies]
+    texts = [triton.PIXELS_AS_JSON, triton.PICTURE_AS_JSON.replace("BASE64", "YWJj").encode(), triton.SHARED_MEMORY]
+    as_json = [b"j\0\0" + text for text in texts]
+    return [*binary, *as_json, b"z\0\0" + gzip.compress(triton.PIXELS_AS_JSON), b"b\0\0abc"]
+
+
+def _label_configs() -> list[bytes]:
+    image, label = '<Image name="i" value="$image"/>', '<Label value="a" predicted_values="something, b"/>'
+    kinds = ("BrushLabels", "PolygonLabels", "RectangleLabels")
+    controls = [f'<{kind} name="{kind}" toName="i" model_score_threshold="0.5">{label}</{kind}>' for kind in kinds]
+    return [
+        f"<View>{image}{''.join(controls)}</View>".encode(),
+        f'<?xml version="1.0" encoding="utf-8"?><View><!-- c -->{controls[0]}{image}</View>'.encode(),
+        f'<View>{image}<BrushLabels toName="i" model_skip="true"><View>{label}</View></BrushLabels></View>'.encode(),
+        b'<!DOCTYPE a [<!ENTITY b "c">]><View>&b;<![CDATA[d]]></View>',
+    ]
+
+
 def _pictures() -> list[bytes]:
     small, exif = noise((24, 16)), Image.Exif()
     exif[0x0112] = 6
@@ -82,4 +104,6 @@ SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
     "json": _documents,
     "query": _queries,
     "picture": _pictures,
+    "v2": _inferences,
+    "labels": _label_configs,
 }

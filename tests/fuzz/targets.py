@@ -17,11 +17,15 @@ from server.pictures.budget import DecodeBudget
 from server.pictures.decode import Limits, PictureFile
 from server.postprocess import select
 from server.preprocess import prepare
-from server.protocols.body import multipart_pictures
+from server.protocols import label_config
+from server.protocols.body import inflate_steps, multipart_pictures
 from server.protocols.native import options_of
+from server.protocols.open_inference.request import parse
+from server.protocols.open_inference.tensors import OUTPUTS
 
 CONTENT_TYPE = "multipart/form-data; boundary=b"
 MAX_PARTS = 4
+MAX_INFLATED = 1 << 20
 PICTURE_LIMITS = Limits(max_bytes=1 << 20, max_pixels=1 << 20)
 
 
@@ -58,6 +62,41 @@ def read_query(data: bytes) -> None:
         select(options, FAKE_CARD)
 
 
+def read_inference(data: bytes) -> None:
+    """The first byte says whether the body is compressed and whether some of it is JSON, of which the next two are the
+    length."""
+    form, length, body = data[:1], int.from_bytes(data[1:3], "big"), data[3:]
+    with contextlib.suppress(RequestError):
+        if form == b"z":
+            body = _inflated(body)
+        asked = parse(body, str(length) if form == b"b" else None, "fake", None, MAX_PARTS)
+        assert 0 < len(asked.pictures) <= MAX_PARTS
+        assert asked.outputs.keys() <= OUTPUTS.keys()
+        for picture in asked.pictures:
+            assert isinstance(picture, bytes) or (picture.dtype == np.uint8 and picture.shape[2:] == (3,))
+        select(asked.options, FAKE_CARD)
+
+
+def read_labels(data: bytes) -> None:
+    """Label Studio's configuration."""
+    with contextlib.suppress(RequestError):
+        config = label_config.read(data.decode("utf-8", "replace"))
+        assert config.controls
+        assert len({control.to_name for control in config.controls}) == 1
+        assert config.score_threshold is None or 0 <= config.score_threshold <= 1
+        config.match(FAKE_CARD.classes[1:])
+        assert any(control.label_of(name) for control in config.controls for name in FAKE_CARD.classes)
+
+
+def _inflated(body: bytes) -> bytes:
+    inflated = b""
+    for chunk in inflate_steps(body, "gzip"):
+        inflated += chunk
+        if len(inflated) > MAX_INFLATED:
+            break
+    return inflated
+
+
 def decode_picture(data: bytes) -> None:
     with contextlib.suppress(PictureError):
         file = PictureFile(data, PICTURE_LIMITS)
@@ -73,4 +112,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "json": read_json,
     "query": read_query,
     "picture": decode_picture,
+    "v2": read_inference,
+    "labels": read_labels,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import time
@@ -16,10 +17,10 @@ COMMAND = ROOT / ".venv" / "bin" / "maskline"
 ADMIN_KEY = "admin-key-of-the-tests"
 
 
-@pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
-    """Of a server that is ready."""
-    command = [COMMAND, "serve", ROOT / "models", "--port", "0", "--admin-key", ADMIN_KEY]
+@contextlib.contextmanager
+def serving(*options: str) -> Iterator[str]:
+    """The address of a server with the demo model that is ready."""
+    command = [COMMAND, "serve", ROOT / "models", "--port", "0", "--admin-key", ADMIN_KEY, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -30,6 +31,13 @@ def server_url() -> Iterator[str]:
             yield url
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """Of a server that is ready."""
+    with serving() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -106,12 +106,12 @@ def server_process(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[Serv
         server.process.stdout.close()
 
 
-def write_bundle(folder: Path, onnx: bytes, **values: object) -> Path:
-    """A bundle of an ONNX file; `values` replace those of the fake model's card."""
+def write_bundle(folder: Path, onnx: bytes, engine: str = "onnxruntime", **values: object) -> Path:
+    """A bundle of an ONNX file for an engine; `values` replace those of the fake model's card."""
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(onnx)
     digest = hashlib.sha256(onnx).hexdigest()
-    file = BundleFile(path="model.onnx", sha256=digest, engine="onnxruntime", precision="fp32")
+    file = BundleFile(path="model.onnx", sha256=digest, engine=engine, precision="fp32")  # type: ignore[arg-type]
     card = FAKE_CARD.model_copy(update={"files": [file], **values})
     (folder / "model.json").write_text(ModelCard.model_validate(card.model_dump()).model_dump_json())
     return folder

@@ -159,10 +159,9 @@ async def test_every_answer_has_the_security_headers() -> None:
             assert "frame-ancestors 'none'" in reply.headers["Content-Security-Policy"]
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
-async def test_a_page_may_run_what_it_holds_and_nothing_else(path: str) -> None:
+async def test_a_page_may_run_what_it_holds_and_nothing_else() -> None:
     async with fake_server() as client:
-        reply = await client.get(path)
+        reply = await client.get("/docs")
     policy = dict(part.split(" ", 1) for part in reply.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == "'none'"
     assert "unsafe" not in reply.headers["Content-Security-Policy"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -16,14 +17,34 @@ from server.repository import Bundle, load_bundle
 from tests.server.running import noise, write_bundle
 from tests.server.tiny_onnx import MASK_SIZE, tiny_onnx
 
+CPU_ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
+EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino"}
+
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return load_bundle(write_bundle(tmp_path / "tiny", tiny_onnx()))
 
 
-def test_onnxruntime_gives_each_picture_its_rows(bundle: Bundle) -> None:
-    engine = create_engine("auto", bundle, threads=1)
+@pytest.fixture
+def both(tmp_path: Path) -> Bundle:
+    """A bundle with a file for each of the engines of a CPU."""
+    folder = write_bundle(tmp_path / "both", tiny_onnx())
+    card = load_bundle(folder).card
+    files = [card.files[0].model_copy(update={"engine": engine}) for engine in CPU_ENGINES]
+    (folder / "model.json").write_text(card.model_copy(update={"files": files}).model_dump_json())
+    return load_bundle(folder)
+
+
+@pytest.fixture(params=CPU_ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> EngineName:
+    name: EngineName = request.param
+    pytest.importorskip(name)
+    return name
+
+
+def test_each_picture_gets_its_rows(both: Bundle, engine_name: EngineName) -> None:
+    engine = create_engine(engine_name, both, threads=1)
     assert engine.description.endswith("on 1 CPU thread")
     images = np.stack([noise(i, (32, 64)) // (i + 1) for i in range(3)])
     windows = np.array([[0, 0, 64, 32], [0, 0, 60, 30], [1, 2, 3, 4]], np.float32)
@@ -37,11 +58,44 @@ def test_onnxruntime_gives_each_picture_its_rows(bundle: Bundle) -> None:
         engine.infer(images, windows)
 
 
-def test_onnxruntime_failure_is_typed_and_short(bundle: Bundle) -> None:
-    engine = OnnxRuntimeEngine(bundle, threads=1)
+def test_an_answer_is_not_overwritten_by_the_next(both: Bundle, engine_name: EngineName) -> None:
+    engine = create_engine(engine_name, both, threads=1)
+    window = np.array([[0, 0, 64, 32]], np.float32)
+    white = engine.infer(np.full((1, 32, 64, 3), 255, np.uint8), window)
+    engine.infer(np.zeros((1, 32, 64, 3), np.uint8), window)
+    assert white.detections[0, 5] == 1
+
+
+def test_failure_is_typed_and_short(both: Bundle, engine_name: EngineName) -> None:
+    engine = create_engine(engine_name, both, threads=1)
     with pytest.raises(EngineFailed, match="batch of 1") as caught:
         engine.infer(np.zeros((1, 32, 32, 4), np.uint8), np.zeros((1, 4), np.float32))
     assert "\n" not in str(caught.value)
+
+
+def test_auto_takes_openvino_where_it_is_installed(both: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    assert create_engine("auto", both).description.startswith("OpenVINO")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert create_engine("auto", both).description.startswith("ONNX Runtime")
+
+
+def test_auto_takes_cuda_before_openvino(both: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnxruntime_, "_open_session", lambda *_: None)
+    monkeypatch.setattr(onnxruntime_, "_device", lambda *_: "a GPU with CUDA")
+    assert create_engine("auto", both).description.endswith("on a GPU with CUDA")
+
+
+def test_openvino_tells_nobody_of_its_use() -> None:
+    """Its package comes with another that reports each import over the network."""
+    pytest.importorskip("openvino")
+    script = (
+        "import sys; from server.engines import openvino_; assert openvino_.is_installed(); "
+        "assert 'openvino' in sys.modules and not any('openvino_telemetry.' in name for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_onnxruntime_on_a_lost_gpu_says_so_and_is_not_asked_again(
@@ -61,16 +115,19 @@ def test_onnxruntime_on_a_lost_gpu_says_so_and_is_not_asked_again(
         engine.infer(*inputs)
 
 
-def test_file_that_is_no_model(tmp_path: Path) -> None:
-    broken = load_bundle(write_bundle(tmp_path / "broken", b"not an ONNX file"))
-    with pytest.raises(BundleError, match=r"cannot load .*model\.onnx.*maskline build"):
-        create_engine("onnxruntime", broken)
+def test_file_that_is_no_model(tmp_path: Path, engine_name: EngineName) -> None:
+    broken = load_bundle(write_bundle(tmp_path / "broken", b"not an ONNX file", engine_name))
+    with pytest.raises(BundleError, match=r"cannot load .*model\.onnx: .*maskline build") as caught:
+        create_engine(engine_name, broken)
+    assert "\n" not in str(caught.value)
 
 
-def test_missing_runtime_names_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(EngineUnavailable, match=r"pip install 'maskline\[cpu\]'"):
-        create_engine("onnxruntime", bundle)
+def test_missing_runtime_names_the_extra(
+    both: Bundle, engine_name: EngineName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, engine_name, None)
+    with pytest.raises(EngineUnavailable, match=rf"pip install 'maskline\[{EXTRAS[engine_name]}\]'"):
+        create_engine(engine_name, both)
 
 
 def test_runtime_installed_twice(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +137,8 @@ def test_runtime_installed_twice(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["openvino", "tensorrt"])
-def test_engines_to_come_say_so(bundle: Bundle, name: EngineName) -> None:
-    with pytest.raises(EngineUnavailable, match=name):
+def test_a_bundle_without_a_file_for_the_engine_says_so(bundle: Bundle, name: EngineName) -> None:
+    with pytest.raises(EngineUnavailable, match=rf"no file for the engine {name}.*Build it again"):
         create_engine(name, bundle)
 
 

@@ -83,8 +83,10 @@ async def test_bad_picture(client: httpx2.AsyncClient, body: bytes, status: int,
         ("classes=zebra", "zebra"),
         ("classes=0", "0"),
         ("timeout_ms=-1", "timeout_ms"),
+        (f"timeout_ms={'9' * 400}", "timeout_ms"),
         ("mask=rle&mask=png", "mask"),
-        ("tile=1024", "tile"),
+        ("tile=63", "tile"),
+        ("overlap=10", "tile"),
     ],
 )
 async def test_bad_parameter(client: httpx2.AsyncClient, query: str, word: str) -> None:

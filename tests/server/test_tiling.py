@@ -14,8 +14,10 @@ from PIL import Image
 from server.contract import rle
 from server.contract.errors import BadParameter
 from server.contract.wire import ImageResult, PredictOptions, RleMask
+from server.merging import merged
 from server.pictures.decode import PictureFile, decode_image
 from server.pipeline import Pipeline
+from server.postprocess import Instance
 from server.tiling import MAX_TILES, tiles_of
 from tests.server.blob_engine import BlobEngine, blobs, box_of, colours
 from tests.server.running import as_png, noise
@@ -140,6 +142,24 @@ def test_neighbours_of_another_class_stay_apart() -> None:
     picture[40:60, 60:100] = RED
     picture[40:60, 100:140] = GREEN
     assert sorted(d.class_id for d in check(picture, 120, 40).detections) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("box", "stays"),
+    [
+        pytest.param((97, 40, 100, 60), False, id="at the edge, where the other tile sees more"),
+        pytest.param((70, 40, 80, 60), True, id="not at the edge"),
+        pytest.param((97, 0, 100, 20), False, id="at the edge, and at that of the picture"),
+        pytest.param((40, 0, 50, 20), True, id="at the edge of the picture"),
+    ],
+)
+def test_what_one_tile_sees_and_another_does_not(box: tuple[int, int, int, int], stays: bool) -> None:
+    left, right = tiles_of((100, 180), PredictOptions(tile=100, overlap=20))
+    x1, y1, x2, y2 = box
+    mask = np.zeros((100, 100), np.bool_)
+    mask[y1:y2, x1:x2] = True
+    instance = Instance(box, 1, 0.9, rle.from_mask(mask))
+    assert len(merged([(left, [instance]), (right, [])], (100, 180))) == int(stays)
 
 
 @pytest.mark.parametrize("seed", range(8))
