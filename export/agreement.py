@@ -11,7 +11,8 @@ with itself, its weights nudged by a few roundings: the bundle may disagree with
 does with itself, up to a quarter of the detections.
 
 In half precision and in int8 a bundle is another approximation of the model: the report records how much agrees and
-warns, and only answers that make no sense are refused. Where there are annotations, the average precision decides, in any precision.
+warns, and only answers that make no sense are refused. Where there are annotations, the average precision decides, in
+any precision.
 """
 
 from __future__ import annotations

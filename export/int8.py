@@ -115,12 +115,12 @@ def _answers(proto: onnx.ModelProto, feeds: Sequence[Feed]) -> list[Rows]:
 
 def _moved(expected: Sequence[Rows], found: Sequence[Rows]) -> float:
     """How much of the answers is not found again, 0 to 1, each detection counted by its score."""
-    pairs = [kept(*answers) for answers in zip(expected, found, strict=True)]
+    pairs = [_kept(*answers) for answers in zip(expected, found, strict=True)]
     weight = sum(score.sum() for _, score in pairs)
     return float(1 - sum((kept * score).sum() for kept, score in pairs) / weight) if weight else 0.0
 
 
-def kept(expected: Rows, found: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _kept(expected: Rows, found: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How much of each expected detection is found again, 0 to 1, and its score.
 
     Of the detection of its class that overlaps it most: the IoU of the boxes, times that of the masks (of
@@ -142,4 +142,5 @@ def _ious(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]
     inside = sides.clip(min=0).prod(axis=2, dtype=np.float64)
     area_a, area_b = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1, dtype=np.float64) for boxes in (a, b))
     union = area_a[:, None] + area_b[None] - inside
-    return np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
+    ious: NDArray[np.float64] = np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
+    return ious

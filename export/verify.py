@@ -74,9 +74,9 @@ def verify(
 ) -> list[Report]:
     """A report on each file of the bundle, in the card's order.
 
-    Compares it with `model` on the pictures of `source` (see `read_examples`), or on generated ones; in other precisions
-    too, `model` is the one in float32. `max_loss` is in points of average precision. `trials` are what `ask_pytorch`
-    gave for an earlier bundle of this model. Raises `PicturesError` where there are no usable pictures.
+    Compares it with `model` on the pictures of `source` (see `read_examples`), or on generated ones; in other
+    precisions too, `model` is the one in float32. `max_loss` is in points of average precision. `trials` are what
+    `ask_pytorch` gave for an earlier bundle of this model. Raises `PicturesError` where there are no usable pictures.
     """
     card = load_bundle(bundle_dir).card
     trials = trials or ask_pytorch(model, card, source, console)

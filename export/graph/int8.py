@@ -1,9 +1,9 @@
 """The graph in int8: QuantizeLinear and DequantizeLinear about its convolutions and matrix products.
 
-Weights are int8, a scale a channel, without zero points; activations are uint8, a scale and a zero point a tensor, which
-is what both runtimes have their fast kernels for. ReLU, max pool, the sums of shortcuts and of the pyramid stand between
-quantised layers and go with them. Preprocessing, anchors, boxes, scores, NMS, RoIs and RoIAlign stay in float32, and so
-do the predictors: their outputs are the answers.
+Weights are int8, a scale a channel, without zero points; activations are uint8, a scale and a zero point a tensor:
+both runtimes have their fast kernels for that. ReLU, max pool, the sums of shortcuts and of the pyramid stand between
+quantised layers and go with them. Preprocessing, anchors, boxes, scores, NMS, RoIs and RoIAlign stay in float32, and
+so do the predictors: their outputs are the answers.
 
 ONNX Runtime's own quantiser does it; what is here says which layers, and with which ranges.
 """
