@@ -48,7 +48,9 @@ lint: install  ## ruff, mypy, and who may import whom
 
 bench: install  ## the benchmarks that need no GPU, into benchmarks/results (minutes; a quiet machine)
 	@mkdir -p benchmarks/results
+	$(VENV)/bin/python benchmarks/model.py --json benchmarks/results/model.json --plot benchmarks/results/model.png
 	$(VENV)/bin/python benchmarks/serving.py --json benchmarks/results/serving.json --plot benchmarks/results/serving.png
+	$(VENV)/bin/python benchmarks/masks.py --json benchmarks/results/masks.json --plot benchmarks/results/masks.png
 
 soak: install  ## a server under mixed load, reloads, overload and SIGTERM, for MINUTES=30
 	$(VENV)/bin/python -m benchmarks.soak --minutes $(MINUTES) --output benchmarks/results/soak

@@ -10,8 +10,9 @@ models, untrained ones above all, magnify rounding until it shows. Where those l
 with itself, its weights nudged by a few roundings: the bundle may disagree with PyTorch twice as often as PyTorch then
 does with itself, up to a quarter of the detections.
 
-In half precision a bundle is another approximation of the model: the report records how much agrees and warns, and only
-answers that make no sense are refused. Where there are annotations, the average precision decides, in any precision.
+In half precision and in int8 a bundle is another approximation of the model: the report records how much agrees and
+warns, and only answers that make no sense are refused. Where there are annotations, the average precision decides, in
+any precision.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ MANY = 10
 WORTH_A_WARNING = 0.95
 """Part of PyTorch's detections below which the agreement of an approximation is warned of."""
 
-MOST_LOST = 0.01
-"""Average precision that a bundle may lose, where 1 is perfect: one point as it is usually written."""
+MOST_LOST = 1.0
+"""Points of average precision, where 100 is perfect, that a bundle may lose."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Tolerance:
 
 HALF = Tolerance(box_px=1.0, score=0.02, iou=0.02)
 """What float16 does to a model that does not magnify rounding; see docs/weights.md."""
+
+
+INT8 = Tolerance(box_px=4.0, score=0.1, iou=0.1)
+"""What int8 does to a trained model; see docs/int8.md."""
+
+TOLERANCES: dict[Precision, Tolerance] = {"fp32": Tolerance(), "fp16": HALF, "int8": INT8}
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ class Report:
     file: str = "model.onnx"
     precision: Precision = "fp32"
     tolerance: Tolerance = field(default_factory=Tolerance)
+    max_loss: float = MOST_LOST
+    """Points of average precision, for each of boxes and masks."""
     pictures: int = 0
     batches: int = 0
     pictures_without_detections: int = 0
@@ -106,15 +115,15 @@ class Report:
     """Pictures that the bundle could not answer, or in which it finds nothing where PyTorch finds many."""
 
     @classmethod
-    def of(cls, file: str, precision: Precision) -> Report:
-        return cls(file, precision, Tolerance() if precision == "fp32" else HALF)
+    def of(cls, file: str, precision: Precision, max_loss: float = MOST_LOST) -> Report:
+        return cls(file, precision, TOLERANCES[precision], max_loss)
 
     @property
     def fault(self) -> str:
         """Why the bundle is refused, in one sentence; empty when it is not."""
         if self.failures:
             return self.failures[0]
-        return (self.rounding_fault if self.precision == "fp32" else self._nonsense) or self._loss
+        return (self.rounding_fault if self.precision == "fp32" else self._nonsense) or self.loss
 
     @property
     def rounding_fault(self) -> str:
@@ -133,10 +142,11 @@ class Report:
         return ""
 
     @property
-    def _loss(self) -> str:
+    def loss(self) -> str:
+        """That too much average precision is lost."""
         for kind, judged in self.average_precision.items():
-            if judged.lost > MOST_LOST:
-                return f"Its {kind} AP is {judged}: more than {100 * MOST_LOST:.1f} is lost."
+            if 100 * judged.lost > self.max_loss:
+                return f"Its {kind} AP is {judged}: more than {self.max_loss:.1f} is lost."
         return ""
 
     def _limit(self, steady: float, unsteady: float | None) -> float:

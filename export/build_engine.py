@@ -3,12 +3,14 @@
     python export/build_engine.py --weights runs/nuclei/best.pt --output models/nuclei
     python export/build_engine.py --weights model_final.pkl --config config.yaml --output models/mine
     python export/build_engine.py --weights torchvision:maskrcnn_resnet50_fpn --output models/coco
+    python export/build_engine.py --weights best.pt --output models/mine --precision int8 --calibration pictures/
     python export/build_engine.py --weights best.pt --output models/mine --engine tensorrt --precision fp16
     python export/build_engine.py --inspect FILE
 
 The bundle is a folder with model.onnx and model.json, and with model.plan for TensorRT, which is built on the GPU that
 will run it. It is compared with PyTorch, picture by picture, before it takes its place; a bundle that was there stays
-until then. Exit status: 0 done, 2 wrong usage or weights, 3 the bundle does not give PyTorch's answers.
+until then. Exit status: 0 done, 2 wrong usage or weights, 3 the bundle does not give PyTorch's answers, or loses too
+much average precision.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from export.agreement import Report
+    from export.int8 import Int8
     from export.model.config import InputConfig
     from export.model.mask_rcnn import MaskRCNN
     from export.tensorrt_plan import PlanRequest
@@ -60,11 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse_unavailable(arguments: argparse.Namespace) -> None:
-    """Raises `UsageError` for what only a later version or another engine can do."""
-    if arguments.precision == "int8":
-        raise UsageError("--precision int8 is not available in this version.")
-    if arguments.calibration is not None:
-        raise UsageError("--calibration is not available in this version.")
+    """Raises `UsageError` for options that do not go together."""
+    int8 = arguments.precision == "int8"
+    if int8 and arguments.engine == "tensorrt":
+        raise UsageError("--precision int8 is for --engine onnx; for TensorRT, build with --precision fp16.")
+    if int8 and arguments.calibration is None and not arguments.inspect:
+        raise UsageError("--precision int8 needs --calibration DIR: pictures of the kind that it will be asked about.")
+    if arguments.calibration is not None and not int8:
+        raise UsageError("--calibration is for --precision int8.")
     idle = [name for name in PLAN_OPTIONS if getattr(arguments, name) is not None]
     if idle and arguments.engine != "tensorrt":
         raise UsageError(f"--{idle[0].replace('_', '-')} is for --engine tensorrt.")
@@ -143,31 +149,70 @@ def _build(imported: Imported, arguments: argparse.Namespace, console: Console) 
     from pydantic import ValidationError
 
     from export.graph import bundle
-    from export.verify import summary, verify
 
-    model, output = imported.model, Path(arguments.output).absolute()
-    canvases = _canvases(model.config.input, arguments)
+    output = Path(arguments.output).absolute()
+    canvases = _canvases(imported.model.config.input, arguments)
     try:
         with bundle.replacing(output) as draft:
-            card = bundle.make_card(
-                model.config,
-                name=output.name,
-                model_version=arguments.model_version,
-                weights=imported.path,
-                files=list(_compiled(model, draft, canvases, arguments, console)),
-                canvases=canvases or "exact",
-            )
-            bundle.save_card(card, draft)
-            reports = verify(model, draft, arguments.verify, console)
-            if not all(report.accepted for report in reports):
-                raise _RejectedError(reports)
-            bundle.save_card(bundle.with_verification(card, summary(reports)), draft)
+            return _build_in(draft, output.name, canvases, imported, arguments, console)
     except _RejectedError as rejected:
         return rejected.reports
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UsageError(f"{first['loc'][0]} {first.get('input')!r} cannot be used: {first['msg']}.") from error
+
+
+def _build_in(
+    draft: Path,
+    name: str,
+    canvases: list[Canvas] | None,
+    imported: Imported,
+    arguments: argparse.Namespace,
+    console: Console,
+) -> list[Report]:
+    """Raises `_RejectedError` with reports that do not accept what was built."""
+    from export.graph import bundle
+    from export.verify import ask_pytorch, summary, verify
+
+    model, trials = imported.model, None
+    int8 = _int8(model, canvases, arguments, console) if arguments.precision == "int8" else None
+    while True:
+        files = list(_compiled(int8 or model, draft, canvases, arguments, console))
+        card = bundle.make_card(
+            model.config,
+            name=name,
+            model_version=arguments.model_version,
+            weights=imported.path,
+            files=files,
+            canvases=canvases or "exact",
+        )
+        bundle.save_card(card, draft)
+        trials = trials or ask_pytorch(model, card, arguments.verify, console)
+        reports = verify(model, draft, arguments.verify, console, max_loss=arguments.max_loss, trials=trials)
+        if all(report.accepted for report in reports):
+            break
+        if int8 is None or not any(report.loss for report in reports) or not int8.spare_one_more():
+            raise _RejectedError(reports)
+        console.print(f"Too much average precision is lost: {int8.precise[-1]} stays in fp32.", markup=False)
+    found = summary(reports)
+    if int8 is not None:
+        console.print(int8.table())
+        found["int8"] = int8.to_dict()
+    bundle.save_card(bundle.with_verification(card, found), draft)
     return reports
+
+
+def _int8(model: MaskRCNN, canvases: list[Canvas] | None, arguments: argparse.Namespace, console: Console) -> Int8:
+    from export.graph.inlined import inlined
+    from export.graph.precision import fold_norms
+    from export.graph.trace import trace
+    from export.int8 import calibration_examples, to_int8
+    from export.serving import serving_input
+
+    examples = calibration_examples(arguments.calibration)
+    with console.status("Tracing the model (about a minute)"):
+        proto = inlined(trace(fold_norms(model)))
+    return to_int8(proto, examples, serving_input(model.config.input, canvases or "exact"), console)
 
 
 def _canvases(rule: InputConfig, arguments: argparse.Namespace) -> list[Canvas] | None:
@@ -178,14 +223,21 @@ def _canvases(rule: InputConfig, arguments: argparse.Namespace) -> list[Canvas] 
 
 
 def _compiled(
-    model: MaskRCNN, draft: Path, canvases: list[Canvas] | None, arguments: argparse.Namespace, console: Console
+    model: MaskRCNN | Int8, draft: Path, canvases: list[Canvas] | None, arguments: argparse.Namespace, console: Console
 ) -> Iterator[BundleFile]:
     """The files of the bundle, written into `draft`."""
     from export.graph import bundle
     from export.graph.precision import half_precision
     from export.graph.trace import trace
+    from export.int8 import Int8
     from server.engines import openvino_
 
+    if isinstance(model, Int8):
+        file = bundle.save_onnx(model.graph(), draft, "int8")
+        yield file
+        if openvino_.is_installed():  # the same graph has no functions, and both find their patterns in it
+            yield file.model_copy(update={"engine": "openvino"})
+        return
     with console.status("Tracing the model (about a minute)"):
         proto = trace(half_precision(model) if arguments.precision == "fp16" else model)
         yield bundle.save_onnx(proto, draft, arguments.precision)

@@ -28,10 +28,16 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "--precision",
         choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="fp16: the networks in half, boxes and scores in float32 (default: %(default)s)",
+        help="fp16: the networks in half; int8: their layers in 8 bits (needs --calibration); boxes and scores are in "
+        "float32 in all (default: %(default)s)",
     )
     add("--engine", choices=("onnx", "tensorrt"), default="onnx", help="tensorrt adds a plan (default: %(default)s)")
-    add("--calibration", type=Path, metavar="DIR", help="pictures that set the ranges of int8")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="pictures that set the ranges of int8: at least 4, of which at most 20 are taken",
+    )
     add(
         "--canvas",
         type=_canvas,
@@ -52,6 +58,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     add("--max-detections", type=_positive, metavar="N", help="most detections a picture; a query cannot pass it")
     add("--score-threshold", type=_fraction, metavar="T", help="least score; a query cannot go below it")
     add("--verify", type=Path, metavar="DIR", help="pictures to compare on: a folder, or COCO data")
+    add(
+        "--max-loss",
+        type=_points,
+        default=1.0,
+        metavar="P",
+        help="AP points that the bundle may lose on annotated --verify pictures (default: %(default)s)",
+    )
     _add_plan_options(made)
     add("--inspect", nargs="?", const=True, metavar="FILE", help="say what the weights are, and build nothing")
     return made
@@ -81,6 +94,13 @@ def _above_zero(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def _points(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
     return value
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from export.agreement import Judged, Report, compare
+from export.agreement import MOST_LOST, Judged, Report, compare
 from export.annotated import Annotations, annotations_of
 from export.model.mask_rcnn import MaskRCNN
 from export.pictures import Example, read_examples
@@ -63,21 +63,30 @@ class Trial:
     batch: list[tuple[View, ImageResult]]
 
 
-def verify(model: MaskRCNN, bundle_dir: Path, source: Path | None, console: Console) -> list[Report]:
+def verify(
+    model: MaskRCNN,
+    bundle_dir: Path,
+    source: Path | None,
+    console: Console,
+    *,
+    max_loss: float = MOST_LOST,
+    trials: list[Trial] | None = None,
+) -> list[Report]:
     """A report on each file of the bundle, in the card's order.
 
-    Compares it with `model` on the pictures of `source` (see `read_examples`), or on generated ones; in half precision
-    too, `model` is the one in float32. Raises `PicturesError` where there are no usable pictures.
+    Compares it with `model` on the pictures of `source` (see `read_examples`), or on generated ones; in other
+    precisions too, `model` is the one in float32. `max_loss` is in points of average precision. `trials` are what
+    `ask_pytorch` gave for an earlier bundle of this model. Raises `PicturesError` where there are no usable pictures.
     """
     card = load_bundle(bundle_dir).card
-    trials = _trials(model, card, source, console)
+    trials = trials or ask_pytorch(model, card, source, console)
     annotations = annotations_of(source, list(_by_id(trials)), card.classes)
     own_canvases = serving_input(model.config.input)
     exact = _answers_on(own_canvases, model, card, trials) if annotations and card.input != own_canvases else {}
     reports = []
     for file in card.files:
-        report = Report.of(file.path, file.precision)
-        with console.status(f"Comparing {file.path} with PyTorch"):
+        report = Report.of(_called(file, card.files), file.precision, max_loss)
+        with console.status(f"Comparing {report.file} with PyTorch"):
             answers = _compare_file(report, bundle_dir, file, trials)
         if annotations and not report.failures:
             report.average_precision = _judged(annotations, trials, answers, exact, card.output.max_detections)
@@ -93,7 +102,13 @@ def summary(reports: Sequence[Report]) -> dict[str, Any]:
     return {**first.to_dict(), **{report.file: report.to_dict() for report in others}}
 
 
-def _trials(model: MaskRCNN, card: ModelCard, source: Path | None, console: Console) -> list[Trial]:
+def _called(file: BundleFile, files: Sequence[BundleFile]) -> str:
+    """Its path; with the engine where an earlier entry has the same."""
+    first = next(other for other in files if other.path == file.path)
+    return file.path if first == file else f"{file.path} in {file.engine}"
+
+
+def ask_pytorch(model: MaskRCNN, card: ModelCard, source: Path | None, console: Console) -> list[Trial]:
     """What is compared, with PyTorch's answers: these take most of the time."""
     from rich.progress import track
 

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
-from server import batching
+from server import batching, compiled
 from server.alone import ALONE, Alone, Answered
 from server.contract import errors
 from server.contract.card import ModelCard
@@ -161,8 +161,8 @@ class BatchingPipeline:
         return Pipeline(cast("EngineWorker", self.supervised.worker).engine, self._limits)
 
     async def start(self) -> None:
-        """Warms the engine up, in a thread, and takes work."""
-        await self.supervised.start()
+        """Warms up the engine and what is compiled, in threads, and takes work."""
+        await asyncio.gather(self.supervised.start(), asyncio.to_thread(compiled.load))
         self.batcher.start()
 
     async def close(self) -> None:

@@ -10,7 +10,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +29,11 @@ from server.contract.wire import (
     RleMask,
     UncompressedRleMask,
 )
+from server.pasting import PasteRule, compress, paste
 from server.preprocess import Canvas
 
 Floats = npt.NDArray[np.floating]
-Weights = npt.NDArray[np.float64]
-PasteRule = Literal["detectron2", "torchvision", "matterport"]
 
-_THRESHOLD = 0.5
 _BOX_DECIMALS, _SCORE_DECIMALS = 4, 6
 
 
@@ -100,14 +97,14 @@ def instances(
     shown = np.round(boxes_image.astype(np.float64), _BOX_DECIMALS)
     kept = (shown[:, 2] > shown[:, 0]) & (shown[:, 3] > shown[:, 1])
     rows, boxes_image, shown = rows[kept], boxes_image[kept], shown[kept]
+    counts = paste(masks[rows], boxes_image, canvas.size_hw, model.output.mask_paste)
     return [
-        Instance((x1, y1, x2, y2), class_id, score, paste_to_rle(mask, box, canvas.size_hw, model.output.mask_paste))
-        for (x1, y1, x2, y2), class_id, score, mask, box in zip(
+        Instance((x1, y1, x2, y2), class_id, score, runs)
+        for (x1, y1, x2, y2), class_id, score, runs in zip(
             shown.tolist(),
             detections[rows, 6].astype(int).tolist(),
             np.round(detections[rows, 5].astype(np.float64), _SCORE_DECIMALS).tolist(),
-            masks[rows],
-            boxes_image,
+            counts,
             strict=True,
         )
     ]
@@ -155,87 +152,6 @@ def boxes_to_image(boxes_canvas: Floats, canvas: Canvas, rule: PasteRule) -> npt
 # Masks
 
 
-def paste_to_rle(mask: Floats, box_image: Floats, size_hw: tuple[int, int], rule: PasteRule) -> rle.Counts:
-    """Column-major run lengths of a mask [S, S] of probabilities pasted into its box, where they reach 0.5.
-
-    Equal to the family's own paste into a mask of the picture's size, but only the box is looked at: detectron2
-    samples bilinearly at pixel centres with zeros outside the mask, Matterport does the same in whole-pixel boxes but
-    never goes below the mask's least value, torchvision pads the mask by one, grows and truncates the box, and repeats
-    the border. The box may lie partly or wholly outside the picture.
-    """
-    h, w = size_hw
-    if rule == "torchvision":
-        mask = np.pad(mask, 1)
-        box = _grown_box(box_image, mask.shape[0])
-        xs, along_x = _repeated_weights(box[0], box[2], w, mask.shape[1])
-        ys, along_y = _repeated_weights(box[1], box[3], h, mask.shape[0])
-    else:
-        xs, along_x = _fading_weights(float(box_image[0]), float(box_image[2]), w, mask.shape[1])
-        ys, along_y = _fading_weights(float(box_image[1]), float(box_image[3]), h, mask.shape[0])
-    columns = along_x @ mask.T.astype(np.float64) @ along_y.T
-    if rule == "matterport":
-        columns = np.maximum(columns, mask.min())  # scikit-image clips to the range that it was given
-    return _crop_to_rle(columns >= _THRESHOLD, xs, ys, size_hw)
-
-
-def _fading_weights(start: float, stop: float, side: int, size: int) -> tuple[int, Weights]:
-    """First pixel of the picture that the box touches, and weights [pixels, S] of the mask's samples along an axis.
-
-    Outside the box the value of a mask that fades to zero stays below one half.
-    """
-    first = min(max(int(np.floor(start)), 0), side)
-    last = max(min(int(np.ceil(stop)), side), first)
-    if stop <= start:
-        return first, np.zeros((0, size))
-    centres = np.arange(first, last) + 0.5
-    return first, _hats((centres - start) * (size / (stop - start)) - 0.5, size)
-
-
-def _repeated_weights(start: int, stop: int, side: int, size: int) -> tuple[int, Weights]:
-    """The same for a box of whole pixels, `stop` inclusive, whose border samples are repeated."""
-    first = min(max(start, 0), side)
-    last = max(min(stop + 1, side), first)
-    scale = np.float64(np.float32(size) / np.float32(max(stop - start + 1, 1)))
-    positions = ((np.arange(first, last) - start + 0.5) * scale - 0.5).astype(np.float32)  # torch's float32
-    return first, _hats(np.clip(positions, 0, size - 1), size)
-
-
-def _hats(positions: Floats, size: int) -> Weights:
-    """Linear interpolation as a matrix [len(positions), size]; zero beyond the ends."""
-    weights: Weights = np.maximum(1 - np.abs(positions[:, None] - np.arange(size)), 0)
-    return weights
-
-
-def _grown_box(box_image: Floats, padded_size: int) -> list[int]:
-    """torchvision's box for a mask padded by one: grown about its centre in float32, truncated."""
-    box = box_image.astype(np.float32)
-    half = (box[2:] - box[:2]) * np.float32(0.5) * np.float32(padded_size / (padded_size - 2))
-    centre = (box[2:] + box[:2]) * np.float32(0.5)
-    grown: list[int] = np.concatenate((centre - half, centre + half)).astype(np.int64).tolist()
-    return grown
-
-
-def _crop_to_rle(columns: npt.NDArray[np.bool_], x: int, y: int, size_hw: tuple[int, int]) -> rle.Counts:
-    """Counts of a picture that is empty but for a crop at (x, y), given as its columns [crop w, crop h]."""
-    h, w = size_hw
-    crop_w, crop_h = columns.shape
-    ended = np.zeros((crop_w, crop_h + 1), np.bool_)  # a zero below each column ends its last run
-    ended[:, :-1] = columns
-    flat = ended.ravel()
-    changes = np.flatnonzero(np.diff(flat, prepend=False))
-    column, row = np.divmod(changes, crop_h + 1)
-    boundaries = (x + column) * h + y + row
-    if crop_h == h:  # runs that touch the bottom go on at the top of the next column
-        boundaries = _joined(boundaries)
-    return rle.from_boundaries(boundaries, h * w)
-
-
-def _joined(boundaries: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Drops the ends of runs where the next run starts, and those starts."""
-    met = np.flatnonzero(boundaries[1:-1:2] == boundaries[2::2])
-    return np.delete(boundaries, np.concatenate((2 * met + 1, 2 * met + 2)))
-
-
 def _formatted(counts: list[rle.Counts], size_hw: tuple[int, int], form: MaskFormat) -> list[Mask | None]:
     if form == "none":
         return [None] * len(counts)
@@ -245,7 +161,7 @@ def _formatted(counts: list[rle.Counts], size_hw: tuple[int, int], form: MaskFor
         return [PngMask(size_hw, _png(runs, size_hw)) for runs in counts]
     if form == "polygon":
         return [PolygonMask("MultiPolygon", size_hw, _coordinates(runs, size_hw)) for runs in counts]
-    return [RleMask(size_hw, text) for text in rle.compress_all(counts)]
+    return [RleMask(size_hw, text) for text in compress(counts)]
 
 
 def _coordinates(counts: rle.Counts, size_hw: tuple[int, int]) -> list[list[list[list[int]]]]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from server.antialiasing import resize_into
 from server.contract import card
 from server.contract.errors import BundleError
 from server.pictures.decode import DecodedPicture, Picture, strips
@@ -42,6 +43,12 @@ class Canvas:
     """The picture before it was resized."""
 
     @property
+    def window(self) -> Any:
+        """The picture in the canvas, as a view."""
+        x1, y1, x2, y2 = self.window_xyxy
+        return self.image[y1:y2, x1:x2]
+
+    @property
     def resized_hw(self) -> tuple[int, int]:
         x1, y1, x2, y2 = self.window_xyxy
         return y2 - y1, x2 - x1
@@ -50,8 +57,12 @@ class Canvas:
 def prepare(picture: Picture | DecodedPicture, settings: card.Input) -> Canvas:
     """Resizes a picture and puts it on its canvas, as the model card says."""
     h, w = picture.shape[:2]
-    resized = resize_image(picture, resized_size(h, w, settings.resize), settings.resize.interpolation)
-    return place(resized, (h, w), settings)
+    size_hw = resized_size(h, w, settings.resize)
+    if settings.resize.interpolation == "antialias" and settings.dtype == "uint8":
+        canvas = _black(size_hw, (h, w), settings)
+        _antialias_into(picture, canvas.window)
+        return canvas
+    return place(resize_image(picture, size_hw, settings.resize.interpolation), (h, w), settings)
 
 
 def resized_size(h: int, w: int, resize: card.Resize) -> tuple[int, int]:
@@ -95,21 +106,30 @@ def resize_image(picture: Picture | DecodedPicture, size_hw: tuple[int, int], in
 
 
 def _antialiased(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> Picture:
-    """Pillow resizes along x, rounds, and resizes along y; so it may be given the rows in parts for the first."""
-    h, w = size_hw
+    resized = np.empty((*size_hw, 3), np.uint8)
+    _antialias_into(picture, resized)
+    return resized
+
+
+def _antialias_into(picture: Picture | DecodedPicture, resized: Picture) -> None:
+    """Along x, then along y, so that it may be given the rows in parts for the first."""
+    pixels = picture.pixels if isinstance(picture, DecodedPicture) else picture
+    if pixels is not None:
+        resize_into(pixels, resized)
+        return
     if isinstance(picture, DecodedPicture) and picture.pillow is not None:
-        return _pillow_resize(picture.pillow, (h, w))
-    parts = list(strips(picture.shape))
-    if len(parts) == 1:
-        return _pillow_resize(Image.fromarray(picture[:]), (h, w))
-    across = np.empty((picture.shape[0], w, 3), np.uint8)
-    for rows in parts:
-        across[rows] = _pillow_resize(Image.fromarray(picture[rows]), (rows.stop - rows.start, w))
-    return _pillow_resize(Image.fromarray(across), (h, w))
+        resized[:] = _pillow_resize(picture.pillow, resized.shape)
+        return
+    across = np.empty((picture.shape[0], resized.shape[1], 3), np.uint8)
+    for rows in strips(picture.shape):
+        resize_into(picture[rows], across[rows])
+    resize_into(across, resized)
 
 
-def _pillow_resize(image: Image.Image, size_hw: tuple[int, int]) -> Picture:
-    return np.asarray(image.resize(size_hw[::-1], Image.Resampling.BILINEAR))
+def _pillow_resize(image: Image.Image, shape: tuple[int, ...]) -> Picture:
+    """In two steps, or Pillow would choose which axis to take first."""
+    across = image.resize((shape[1], image.height), Image.Resampling.BILINEAR)
+    return np.asarray(across.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
 
 
 def _zero_border(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
@@ -192,10 +212,17 @@ def usual_bytes(settings: card.Input) -> int:
 def place(resized: Pixels, size_hw: tuple[int, int], settings: card.Input) -> Canvas:
     """Puts a resized picture on its canvas, top left or centred, in the dtype of the model card."""
     h, w = resized.shape[:2]
-    canvas_h, canvas_w = canvas_size((h, w), settings)
-    top, left = ((canvas_h - h) // 2, (canvas_w - w) // 2) if settings.placement == "centre" else (0, 0)
+    canvas = _black((h, w), size_hw, settings)
     if settings.dtype == "uint8" and resized.dtype != np.uint8:
         resized = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    canvas.window[:] = resized
+    return canvas
+
+
+def _black(resized_hw: tuple[int, int], size_hw: tuple[int, int], settings: card.Input) -> Canvas:
+    """The canvas for a picture that is yet to be put there."""
+    h, w = resized_hw
+    canvas_h, canvas_w = canvas_size((h, w), settings)
+    top, left = ((canvas_h - h) // 2, (canvas_w - w) // 2) if settings.placement == "centre" else (0, 0)
     image: Any = np.zeros((canvas_h, canvas_w, 3), settings.dtype)
-    image[top : top + h, left : left + w] = resized
     return Canvas(image, (left, top, left + w, top + h), size_hw)

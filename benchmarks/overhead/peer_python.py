@@ -16,26 +16,26 @@ class PeersError(Exception):
     """The peers cannot be installed."""
 
 
-def peer_python() -> str:
+def peer_python(requirements: Path = REQUIREMENTS) -> str:
     """Raises `PeersError`."""
-    return os.environ.get("MASKLINE_PEER_PYTHON") or str(_own())
+    return os.environ.get("MASKLINE_PEER_PYTHON") or str(_own(requirements))
 
 
-def _own() -> Path:
+def _own(requirements: Path) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "maskline" / f"serving-peers-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]}"
+    folder = cache / "maskline" / f"peers-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
         print(f"Installing the peers into {folder} (once, about a minute) ...", flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        _install(python)
+        _install(python, requirements)
         (folder / "installed").touch()
     return python
 
 
-def _install(python: Path) -> None:
+def _install(python: Path, requirements: Path) -> None:
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if subprocess.run([*pip, "--requirement", str(REQUIREMENTS)], stdout=sys.stderr, check=False).returncode:
+    if subprocess.run([*pip, "--requirement", str(requirements)], stdout=sys.stderr, check=False).returncode:
         raise PeersError(
             "The peers could not be installed; pip's message is above. "
             "MASKLINE_PEER_PYTHON may name an interpreter that has them."

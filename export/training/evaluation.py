@@ -20,8 +20,8 @@ from export.average_precision import average_precision
 from export.model.mask_rcnn import MaskRCNN
 from export.serving import serving_input
 from export.training.dataset import PictureSet, Rle, ground_truth
-from server.contract import rle
-from server.postprocess import boxes_to_image, paste_to_rle
+from server.pasting import compress, paste
+from server.postprocess import boxes_to_image
 from server.preprocess import prepare
 
 MAX_DETECTIONS = 500
@@ -50,10 +50,10 @@ def predict(model: MaskRCNN, image: NDArray[np.uint8]) -> Found:
         detections, masks = (t.cpu().numpy() for t in model(images, windows))
     real = detections[:, 5] > 0
     detections, masks = detections[real], masks[real]
-    paste = model.config.mask_paste
-    boxes = boxes_to_image(detections[:, 1:5], canvas, paste)
-    counts = [paste_to_rle(m, b, canvas.size_hw, paste) for m, b in zip(masks, boxes, strict=True)]
-    rles = [{"size": list(canvas.size_hw), "counts": text.encode("ascii")} for text in rle.compress_all(counts)]
+    rule = model.config.mask_paste
+    boxes = boxes_to_image(detections[:, 1:5], canvas, rule)
+    texts = compress(paste(masks, boxes, canvas.size_hw, rule))
+    rles = [{"size": list(canvas.size_hw), "counts": text.encode("ascii")} for text in texts]
     return Found(boxes, detections[:, 5], detections[:, 6].astype(np.int64), rles)
 
 

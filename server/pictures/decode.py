@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from server.contract.errors import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedFormat
-from server.pictures import cost, structure
+from server.pictures import cost, jpeg, structure
 
 Picture = npt.NDArray[np.uint8]
 
@@ -65,7 +65,7 @@ class PictureFile:
         if len(data) > limits.max_bytes:
             raise PictureTooLarge(f"The picture has {len(data)} bytes; at most {limits.max_bytes} are accepted.")
         _silence_pillow()
-        self._image = _open(data)
+        self._image, self._data = _open(data), data
         w, h = self._image.size
         limits.check_size(w, h)
         with _as_undecodable(self._image):
@@ -77,11 +77,13 @@ class PictureFile:
 
     def decode(self) -> DecodedPicture:
         """The first frame; to be called once. Raises `UndecodablePicture`."""
-        image = self._image
-        del self._image  # or its pixels would live as long as this
+        image, data = self._image, self._data
+        del self._image, self._data  # or its pixels would live as long as this
         with _as_undecodable(image), image:
-            image.load()
-            return DecodedPicture(image)
+            pixels = jpeg.decode(image, data)
+            if pixels is None:
+                image.load()
+            return DecodedPicture(image, pixels)
 
 
 class DecodedPicture:
@@ -91,9 +93,11 @@ class DecodedPicture:
     are spread from their least to their greatest finite value.
     """
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, pixels: Picture | None = None) -> None:
         self._image = image
         self._orientation = _orientation(image)
+        self.pixels = None if pixels is None else _upright(pixels, self._orientation)
+        """All of it, as a view, where it is decoded to RGB already."""
         self._to_rgb = _converter(image)
         w, h = image.size
         self.shape = (w, h, 3) if self._orientation >= 5 else (h, w, 3)
@@ -102,6 +106,8 @@ class DecodedPicture:
 
     def __getitem__(self, rows: slice) -> Picture:
         """Some rows [n, w, 3]. Raises `UndecodablePicture`."""
+        if self.pixels is not None:
+            return np.ascontiguousarray(self.pixels[rows])
         start, stop, _ = rows.indices(self.shape[0])
         with _as_undecodable(self._image):
             stored = _cropped(self._image, self._stored_box(start, stop))
@@ -112,16 +118,19 @@ class DecodedPicture:
         part = copy.copy(self)
         part._left, part._top = self._left + x1, self._top + y1
         part.shape = (y2 - y1, x2 - x1, 3)
+        part.pixels = None if self.pixels is None else self.pixels[y1:y2, x1:x2]
         return part
 
     @property
     def pillow(self) -> Image.Image | None:
         """The picture as Pillow has it, where that is upright RGB already: reading its rows would copy them."""
         plain = self._image.mode == "RGB" and self._orientation == 1 and not self._image.has_transparency_data
-        is_whole = self.shape[:2] == self._image.size[::-1]
+        is_whole = self.pixels is None and self.shape[:2] == self._image.size[::-1]
         return self._image if plain and is_whole else None
 
     def whole(self) -> Picture:
+        if self.pixels is not None:
+            return self[:]
         picture = np.empty(self.shape, np.uint8)
         for strip in strips(self.shape):
             picture[strip] = self[strip]

@@ -164,10 +164,8 @@ def test_nothing_is_left_of_a_refused_bundle(tmp_path: Path, checkpoint: Path) -
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        pytest.param("--precision int8", "--precision int8 is not available in this version.", id="int8"),
         pytest.param("--engine tensorrt", "TensorRT is not installed. Install it (pip install", id="tensorrt"),
         pytest.param("--family detectron2", "is of the family native, not detectron2", id="family"),
-        pytest.param("--calibration x", "--calibration is not available in this version.", id="calibration"),
         pytest.param("--max-batch 8", "--max-batch is for --engine tensorrt.", id="max batch"),
         pytest.param("--version-compatible", "--version-compatible is for --engine tensorrt.", id="other versions"),
         pytest.param("--hardware-compatible same", "--hardware-compatible is for --engine tensorrt.", id="other GPUs"),

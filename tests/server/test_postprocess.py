@@ -15,7 +15,8 @@ from server.contract import rle
 from server.contract.card import ModelCard
 from server.contract.errors import BadParameter
 from server.contract.wire import ImageResult, PngMask, PolygonMask, PredictOptions, RleMask, UncompressedRleMask
-from server.postprocess import PasteRule, boxes_to_image, paste_to_rle, select, to_image_result
+from server.pasting import PasteRule, paste
+from server.postprocess import boxes_to_image, select, to_image_result
 from server.preprocess import Canvas
 from tests.server.contract.cards import card_values, model_card
 
@@ -23,6 +24,10 @@ from tests.server.contract.cards import card_values, model_card
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 ALL_OVER = np.ones((28, 28), np.float32)
+
+
+def paste_to_rle(mask: np.ndarray, box_image: np.ndarray, size_hw: tuple[int, int], rule: PasteRule) -> rle.Counts:
+    return paste(mask[None], box_image[None], size_hw, rule)[0]
 
 
 # Pasting, against a plain paste into a mask of the picture's size
