@@ -15,9 +15,9 @@ from server.engines.base import Engine
 from server.engines.fake import FAKE_CARD, FakeEngine
 from server.pictures.decode import Limits
 from server.pictures.reader import PictureReader
-from server.pipeline import BatchingPipeline
 from server.repository import Bundle, load_bundle
 from server.scheduling.supervision import RestartPolicy, State
+from server.serving import BatchingPipeline
 from server.settings import MIB, Settings
 
 EngineMaker = Callable[[], Engine]

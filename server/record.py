@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from server.contract.wire import ModelRef, Timings
 
 if TYPE_CHECKING:
-    from server.pipeline import Answer
+    from server.serving import Answer
 
 
 @dataclass(frozen=True, slots=True)

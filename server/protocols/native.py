@@ -13,10 +13,10 @@ from starlette.responses import Response
 from server.contract.errors import BadParameter, UnsupportedFormat
 from server.contract.wire import ModelRef, PredictOptions, PredictResponse, Timings
 from server.drawing import draw_png
-from server.pipeline import Answer
 from server.protocols.body import multipart_pictures, read_body
 from server.protocols.json_body import json_pictures
 from server.protocols.native_openapi import OPENAPI
+from server.serving import Answer
 from server.settings import MIB, Settings
 
 __all__ = ["OPENAPI", "json_answer", "options_of", "png_answer", "read_pictures", "wants_png"]

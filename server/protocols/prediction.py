@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from server.contract.wire import ModelRef, PredictOptions
 from server.models import Models
 from server.pictures.decode import Picture
-from server.pipeline import Answer
 from server.record import Record
+from server.serving import Answer
 from server.settings import Settings
 
 T = TypeVar("T")
