@@ -113,7 +113,7 @@ def _cannot_listen(settings: Settings, error: OSError) -> str:
 
 def _announce(settings: Settings, models: Models, listener: socket.socket) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    lines = [f"{model.card.name} {model.card.version}: engine {model.engine.description}" for model in models]
+    lines = [f"{model.card.name} {model.card.version}: engine {model.description}" for model in models]
     lines.append(f"Maskline serves http://{host}:{listener.getsockname()[1]}{settings.root_path} (stop with Ctrl+C)")
     for line in lines:
         _say(line, settings)

@@ -213,7 +213,7 @@ def _described(model: Model) -> dict[str, Any]:
         "version": card.version,
         "ready": model.state == "ready",
         "state": model.state,
-        "engine": model.engine.description,
+        "engine": model.description,
         "classes": card.classes,
         "max_detections": card.output.max_detections,
         "score_threshold": card.output.score_threshold,

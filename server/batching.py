@@ -1,8 +1,9 @@
 """Waiting items become batches. Knows neither images nor arrays: keys, items and results are anything.
 
 Work-conserving: when a runner is free, the key that has waited longest goes at once, with every item of that key
-up to `max_batch_size`; while it runs, the next batch forms. Items of low priority take the places that normal ones
-leave. Everything but the runners' own work happens on the event loop, so there are no locks.
+up to `max_batch_size`; while it runs, the next batch forms. Of several runners that are free, the fastest goes. Items
+of low priority take the places that normal ones leave. Everything but the runners' own work happens on the event loop,
+so there are no locks.
 
     BatchingError
     ├── QueueFull         no room, or the answer would be late; carries `retry_after_s`
@@ -19,10 +20,11 @@ import time
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from server.scheduling.admission import Admission, BatchingError, Forecast, NotRunning, QueueFull, QueueLimits
-from server.scheduling.latency import LatencyModel, rest_s
+from server.scheduling.pool import RunnerPool
 from server.scheduling.queue import Entry, KeyedQueue, Priority
 from server.scheduling.runner import Down, Runner, Unanswered
 from server.scheduling.stats import BatcherStats
@@ -108,13 +110,11 @@ class Batcher(Generic[Key, Item, Result]):
         self, runners: Sequence[Runner[Item, Result]], limits: QueueLimits, stats: BatcherStats | None = None
     ) -> None:
         self.limits = limits
-        self.stats = stats or BatcherStats()
+        self.stats = stats or BatcherStats.of(len(runners))
         self._runners = runners
+        self._pool = RunnerPool[Key](runners, limits.max_batch_size)
         self._admission = Admission(limits)
-        self._latency = LatencyModel[Key]()
         self._queue = KeyedQueue[Key, Item, Outcome[Result]]()
-        self._running: dict[int, tuple[Key, int, float]] = {}
-        """Key, items and start of each runner's batch."""
         self._arrived = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._refusal: BatchingError | Down | None = None
@@ -137,14 +137,8 @@ class Batcher(Generic[Key, Item, Result]):
         return self._admission.items
 
     def predicted_wait_s(self, priority: Priority = Priority.NORMAL) -> float:
-        """How long an item admitted now would wait for a runner that is up, by the batches that ran so far."""
-        size, now = self.limits.max_batch_size, time.monotonic()
-        running = sum(
-            rest_s(self._latency.run_s(key, items), now - started) for key, items, started in self._running.values()
-        )
-        waiting = sum(self._latency.work_s(key, items, size) for key, items in self._queue.counts(priority))
-        coming = self._latency.any_work_s(self._admission.coming(priority), size)
-        return (running + waiting + coming) / len(self._runners)
+        """How long an item admitted now would wait for its turn, by the batches that ran so far."""
+        return self._pool.wait_s(list(self._queue.counts(priority)), self._admission.coming(priority))
 
     def reserve(
         self,
@@ -158,10 +152,10 @@ class Batcher(Generic[Key, Item, Result]):
         """Admits a request of `items` items that will be submitted in no less than `lead_s`; or of more `in_all`, never
         more than `items` at once.
 
-        An idle batcher whose runner is up admits anything. Raises `QueueFull`, `NotRunning`, `Down` or `Draining`.
+        An idle batcher admits anything where a runner is up. Raises `QueueFull`, `NotRunning`, `Down` or `Draining`.
         """
         self._check_open()
-        delay_s = min(runner.delay_s for runner in self._runners)
+        delay_s = self._pool.delay_s
         if self._admission.items or delay_s:
             until_deadline_s = math.inf if deadline is None else deadline - time.monotonic()
             self._check_admission(
@@ -191,8 +185,7 @@ class Batcher(Generic[Key, Item, Result]):
             raise
 
     def _forecast(self, items: int, priority: Priority, lead_s: float, delay_s: float) -> Forecast:
-        wait_s = max(lead_s, delay_s + self.predicted_wait_s(priority))
-        return Forecast(delay_s, wait_s, self._latency.any_work_s(items, self.limits.max_batch_size))
+        return Forecast(delay_s, max(lead_s, self.predicted_wait_s(priority)), self._pool.work_s(items))
 
     def _check_open(self) -> None:
         if self._refusal:
@@ -210,36 +203,42 @@ class Batcher(Generic[Key, Item, Result]):
         except TimeoutError:
             raise DeadlinePassed("The deadline passed before the model had an answer.") from None
 
-    async def _serve(self, worker: int) -> None:
+    async def _serve(self, runner: int) -> None:
         batch: list[Entry[Key, Item, Outcome[Result]]] = []
         try:
             while True:
-                await self._runners[worker].ready()
-                batch = await self._next_batch()
-                await self._run(worker, batch)
+                await self._runners[runner].ready()
+                batch = await self._next_batch(runner)
+                await self._run(runner, batch)
                 batch = []
         except Down as error:
-            _fail(batch, error)
-            if all(task.done() for i, task in enumerate(self._tasks) if i != worker):
+            if not self._pool.lose(runner):
                 self._give_up(error)
+            self._arrived.set()  # what was barred from another may be for that one now
         finally:
             _fail(batch, Draining("The server stopped."))  # those without an answer, if any
 
-    async def _next_batch(self) -> list[Entry[Key, Item, Outcome[Result]]]:
-        while True:
-            self._queue.keep(self._is_wanted)
-            self._arrived.clear()
-            first = self._queue.first()
-            if first is None:
-                await self._arrived.wait()
-                continue
-            entry, together = first
-            hold_s = entry.arrived + self.limits.max_delay_s - time.monotonic()
-            if hold_s <= 0 or together >= self.limits.max_batch_size:
-                return self._queue.take(entry.key, self.limits.max_batch_size)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(hold_s):
+    async def _next_batch(self, runner: int) -> list[Entry[Key, Item, Outcome[Result]]]:
+        self._pool.free.add(runner)
+        try:
+            while True:
+                self._queue.keep(self._is_wanted)
+                self._arrived.clear()
+                first = self._queue.first(partial(self._pool.may_run, runner))
+                if first is None or not self._pool.is_turn_of(runner, first[0]):
                     await self._arrived.wait()
+                    continue
+                entry, together = first
+                hold_s = entry.arrived + self.limits.max_delay_s - time.monotonic()
+                if hold_s <= 0 or together >= self.limits.max_batch_size or entry.failed_on is not None:
+                    return self._queue.take(entry, self.limits.max_batch_size)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(hold_s):
+                        await self._arrived.wait()
+        finally:
+            self._pool.free.remove(runner)
+            if self._pool.free and len(self._queue):
+                self._arrived.set()  # those that left the turn to this one look again
 
     def _is_wanted(self, entry: Entry[Key, Item, Outcome[Result]]) -> bool:
         """Nobody computes for a client that has gone or for an answer that would be late."""
@@ -252,38 +251,38 @@ class Batcher(Generic[Key, Item, Result]):
             return False
         return True
 
-    async def _run(self, worker: int, batch: list[Entry[Key, Item, Outcome[Result]]]) -> None:
-        """Every entry gets its result or an exception; one that fails alone fails only itself."""
-        started = time.monotonic()
-        self._running[worker] = (batch[0].key, len(batch), started)
+    async def _run(self, runner: int, batch: list[Entry[Key, Item, Outcome[Result]]]) -> None:
+        """Every entry gets its result, an exception, or its place in the queue again."""
+        started = self._pool.begin(runner, batch[0].key, len(batch))
         try:
-            results = await self._runners[worker].run([entry.item for entry in batch])
+            results = await self._runners[runner].run([entry.item for entry in batch])
             if len(results) != len(batch):
                 raise AssertionError(f"{len(results)} results for {len(batch)} items. This is a bug.")
         except Exception as error:  # noqa: BLE001 - whatever the engine raised belongs to those who wait
-            await self._run_again(worker, batch, error)
+            self.stats.runners[runner].failed_batches += 1
+            self._try_again(runner, batch, error)
             return
         finally:
-            self._running.pop(worker, None)
+            self._pool.end(runner)
         run_s = time.monotonic() - started
-        self._count(batch[0].key, len(batch), run_s)
+        self.stats.ran(runner, len(batch), run_s)
+        self._pool.learn(runner, batch[0].key, len(batch), run_s)
         for entry, result in zip(batch, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(Outcome(result, len(batch), started - entry.arrived, run_s))
 
-    async def _run_again(self, worker: int, batch: list[Entry[Key, Item, Outcome[Result]]], error: Exception) -> None:
-        self.stats.failed_batches += 1
-        if len(batch) == 1 or isinstance(error, Unanswered):
-            _fail(batch, error)
-            return
+    def _try_again(self, runner: int, batch: list[Entry[Key, Item, Outcome[Result]]], error: Exception) -> None:
+        """Each by itself, so that one that is at fault fails alone; and what has failed by itself once more in another
+        runner that is up, so that one that is broken costs nobody an answer. Two runners are enough."""
+        alone = len(batch) == 1
         for entry in batch:
-            await self._runners[worker].ready()
-            if self._is_wanted(entry):
-                await self._run(worker, [entry])
-
-    def _count(self, key: Key, items: int, run_s: float) -> None:
-        self.stats.ran(items, run_s)
-        self._latency.learn(key, items, run_s)
+            elsewhere = entry.failed_on not in (None, runner)
+            entry.failed_on, entry.barred = runner, alone
+            if isinstance(error, Unanswered) or (alone and (elsewhere or not self._pool.has_other_up(runner))):
+                entry.fail(error)
+            else:
+                self._queue.push(entry)
+        self._arrived.set()
 
     def _give_up(self, error: BatchingError | Down) -> None:
         self._refusal = error

@@ -186,7 +186,7 @@ def _counter(name: str, description: str, read: Callable[[Model], float]) -> _Wa
 
 
 WATCHED = (
-    _Watched(GaugeMetricFamily, "model_info", "What a model runs on.", lambda m: {m.engine.description: 1}, "engine"),
+    _Watched(GaugeMetricFamily, "model_info", "What a model runs on.", lambda m: {m.description: 1}, "engine"),
     _Watched(
         GaugeMetricFamily,
         "engine_state",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 from server.batching import QueueLimits
@@ -12,15 +15,19 @@ from server.contract.errors import BundleError
 from server.contract.wire import ModelRef
 from server.engines import create_engine
 from server.engines.base import Engine
+from server.engines.cuda_ import gpu_count
 from server.engines.fake import FAKE_CARD, FakeEngine
+from server.engines.onnxruntime_ import usable_cpus
 from server.pictures.decode import Limits
 from server.pictures.reader import PictureReader
 from server.repository import Bundle, load_bundle
 from server.scheduling.supervision import RestartPolicy, State
-from server.serving import BatchingPipeline
+from server.serving import BatchingPipeline, engine_of
 from server.settings import MIB, Settings
 
 EngineMaker = Callable[[], Engine]
+
+BEST_FIRST: tuple[State, ...] = ("ready", "warming", "restarting", "failed")
 
 
 @dataclass(eq=False)
@@ -41,22 +48,30 @@ class Model:
 
     @property
     def engine(self) -> Engine:
-        """The one of the moment: an engine that fails is replaced."""
+        """The first one of the moment: an engine that fails is replaced."""
         return self.serving.pipeline.engine
 
     @property
+    def description(self) -> str:
+        """Its engines, for people: "2 x ONNX Runtime 1.25 on 4 CPU threads"."""
+        alike = Counter(engine_of(supervised).description for supervised in self.serving.engines)
+        return "; ".join(text if count == 1 else f"{count} x {text}" for text, count in alike.items())
+
+    @property
     def state(self) -> State:
-        """`failed`: only a new process can serve it."""
-        state = self.serving.supervised.state
-        return "warming" if state == "ready" and not self.ready else state
+        """It is as well as the best of its engines. `failed`: only a new process can serve it."""
+        states = {engine.state for engine in self.serving.engines}
+        best = next(state for state in BEST_FIRST if state in states)
+        return "warming" if best == "ready" and not self.ready else best
 
     @property
     def reason(self) -> str:
         """Why it is restarting or failed, as a sentence."""
-        return self.serving.supervised.reason
+        return next((engine.reason for engine in self.serving.engines if engine.state == self.state), "")
 
     async def start(self) -> None:
-        """Warms it up and takes work. Raises what the first runs raised, and is `failed` then."""
+        """Warms it up and takes work. Raises what the first runs raised where no engine passed them, and is `failed`
+        then."""
         await self.serving.start()
         self.ready = True
 
@@ -70,37 +85,46 @@ class ModelMaker:
 
     def open(self, bundle: Bundle) -> Model:
         """Raises `BundleError`."""
-        return self._wrap(self._engine(bundle), lambda: self._engine(_unchanged(bundle)), bundle.path)
-
-    def _engine(self, bundle: Bundle) -> Engine:
-        if self._settings.engine == "fake":
-            return self._fake(bundle.card)
-        return create_engine(self._settings.engine, bundle, threads=self._settings.threads or None)
-
-    def _fake(self, card: ModelCard) -> Engine:
-        return FakeEngine(card, seconds_per_batch=self._settings.fake_batch_ms / 1e3)
+        engines = side_by_side(partial(self._engine, bundle), self._count)
+        return self._wrap(engines, lambda index: self._engine(_unchanged(bundle), index), bundle.path)
 
     def built_in(self) -> Model:
         """The fake engine by itself."""
         return self.of(lambda: self._fake(FAKE_CARD))
 
     def of(self, engine: Engine | EngineMaker) -> Model:
-        """Serves an engine that the caller has made, which is not replaced when it fails, or one that it makes."""
-        make = engine if callable(engine) else _always(engine)
-        return self._wrap(make(), make, None)
+        """Serves an engine that the caller has made, which is not replaced when it fails, or those that it makes."""
+        if not callable(engine):
+            return self._wrap([engine], lambda _: engine, None)
+        make = engine
+        return self._wrap(side_by_side(lambda _: make(), self._count), lambda _: make(), None)
 
-    def _wrap(self, engine: Engine, make: EngineMaker, bundle: Path | None) -> Model:
+    @cached_property
+    def _count(self) -> int:
+        """Engines of each model."""
+        return self._settings.engines or max(1, gpu_count())
+
+    def _engine(self, bundle: Bundle, index: int) -> Engine:
+        if self._settings.engine == "fake":
+            return self._fake(bundle.card)
+        share = max(1, usable_cpus() // self._count)
+        return create_engine(self._settings.engine, bundle, threads=self._settings.threads or share, device=index)
+
+    def _fake(self, card: ModelCard) -> Engine:
+        return FakeEngine(card, seconds_per_batch=self._settings.fake_batch_ms / 1e3)
+
+    def _wrap(self, engines: Sequence[Engine], make: Callable[[int], Engine], bundle: Path | None) -> Model:
         settings = self._settings
         picture_limits = Limits(settings.max_picture_mib * MIB, int(settings.max_megapixels * 1e6))
         queue_limits = QueueLimits(
-            max_batch_size=min(settings.max_batch_size, engine.max_batch or settings.max_batch_size),
+            max_batch_size=min([settings.max_batch_size, *(e.max_batch for e in engines if e.max_batch)]),
             max_delay_s=settings.max_queue_delay_ms / 1e3,
             max_items=settings.max_queue_size,
             max_cost=settings.max_queue_mib * MIB,
             max_wait_s=settings.max_queue_wait_s,
         )
         policy = RestartPolicy(timeout_s=settings.engine_timeout_s)
-        serving = BatchingPipeline(engine, make, picture_limits, self._reader, queue_limits, policy)
+        serving = BatchingPipeline(engines, make, picture_limits, self._reader, queue_limits, policy)
         return Model(bundle, serving)
 
 
@@ -113,5 +137,14 @@ def _unchanged(bundle: Bundle) -> Bundle:
     return found
 
 
-def _always(engine: Engine) -> EngineMaker:
-    return lambda: engine
+def side_by_side(make: Callable[[int], Engine], count: int) -> list[Engine]:
+    """So many engines, made at once. Raises what making one of them raised; the others are closed then."""
+    with ThreadPoolExecutor(count) as threads:
+        making = [threads.submit(make, index) for index in range(count)]
+    errors = [error for each in making if (error := each.exception())]
+    made = [each.result() for each in making if not each.exception()]
+    if errors:
+        for engine in made:
+            engine.close()
+        raise errors[0]
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ from server.slides import PictureAnswer, Slides, count_tiles
 from server.translation import contract_errors, named
 from server.worker import EngineWorker
 
+logger = logging.getLogger("server.serving")
+
 SMALL_FILE = 256 << 10
 """Bytes. Decoding more of them could keep the engine from the next request."""
 
-TILED_BATCHES = 2
-"""Batches of tiles that a request may have on their way: one runs while the next is cut."""
+TILED_BATCHES_AHEAD = 1
+"""Batches of tiles that a request may have on their way beyond one for each engine: they run while the next is cut."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class BatchingPipeline:
     """A pipeline that many callers share. Use it on one event loop, between `start` and `close`.
 
     Args:
-        engine: the one to begin with.
-        make_engine: makes another of the same card when that one fails.
+        engines: those to begin with, of one card. They share the work.
+        make_engine: makes another one in the place of the engine with that index when it fails.
         limits: of pictures.
         reader: of picture files; its threads also write answers. Shared by all models of a server.
         queue_limits: of what waits.
@@ -67,41 +70,51 @@ class BatchingPipeline:
 
     def __init__(
         self,
-        engine: Engine,
-        make_engine: Callable[[], Engine],
+        engines: Sequence[Engine],
+        make_engine: Callable[[int], Engine],
         limits: Limits,
         reader: PictureReader,
         queue_limits: batching.QueueLimits,
         policy: RestartPolicy,
     ) -> None:
         max_batch = queue_limits.max_batch_size
-        stats = batching.BatcherStats()
-        self.supervised = Supervised[Canvas | Alone, Detections | Answered](
-            EngineWorker(engine, max_batch),
-            lambda: EngineWorker(make_engine(), max_batch),
-            policy,
-            stats,
-            fatal=(errors.EngineLost,),
-        )
+        stats = batching.BatcherStats.of(len(engines))
+        self.engines = [
+            Supervised[Canvas | Alone, Detections | Answered](
+                EngineWorker(engine, max_batch),
+                partial(_worker_again, make_engine, index, max_batch),
+                policy,
+                stats.runners[index],
+                fatal=(errors.EngineLost,),
+            )
+            for index, engine in enumerate(engines)
+        ]
         self._limits = limits
-        self.batcher = _Batcher([self.supervised], queue_limits, stats)
+        self.batcher = _Batcher(self.engines, queue_limits, stats)
         self._reader = reader
 
     @property
     def pipeline(self) -> Pipeline:
-        """Around the engine of the moment."""
-        return Pipeline(cast("EngineWorker", self.supervised.worker).engine, self._limits)
+        """Around the first of the engines of the moment."""
+        return Pipeline(engine_of(self.engines[0]), self._limits)
 
     async def start(self) -> None:
-        """Warms up the engine and what is compiled, in threads, and takes work."""
-        await asyncio.gather(self.supervised.start(), asyncio.to_thread(compiled.load))
+        """Warms up the engines and what is compiled, in threads, side by side, and takes work with the engines that
+        passed their first runs. Raises what one of these raised where none did."""
+        starts = asyncio.gather(*(engine.start() for engine in self.engines), return_exceptions=True)
+        outcomes, _ = await asyncio.gather(starts, asyncio.to_thread(compiled.load))
+        failures = [outcome for outcome in outcomes if outcome is not None]
+        if len(failures) == len(self.engines):
+            raise failures[0]
+        for failure in failures:
+            logger.error("the model %s goes on without an engine", self.pipeline.card.name, exc_info=failure)
         self.batcher.start()
 
     async def close(self) -> None:
-        """Answers what has been accepted, then frees the engine."""
+        """Answers what has been accepted, then frees the engines."""
         await self.batcher.drain()
         await self.batcher.close()
-        await self.supervised.close()
+        await asyncio.gather(*(engine.close() for engine in self.engines))
 
     def check_admission(self, options: PredictOptions, deadline: float | None = None) -> None:
         """Raises what `predict` would raise at once, before a body is read: `BadParameter`, `QueueFull`,
@@ -151,7 +164,7 @@ class BatchingPipeline:
     async def _predict_tiles(self, request: _Request) -> list[PictureAnswer]:
         """Never more than a few tiles are on their way, however many there are: others get their turn."""
         count = await count_tiles(request.files, request.options, self._reader, self._limits)
-        at_once = min(count, TILED_BATCHES * self.batcher.limits.max_batch_size)
+        at_once = min(count, (len(self.engines) + TILED_BATCHES_AHEAD) * self.batcher.limits.max_batch_size)
         with self._reserve(request, at_once, count) as room:
             run = partial(self._run, room, request.progress)
             card, options = self.pipeline.card, request.options
@@ -221,6 +234,15 @@ class BatchingPipeline:
     @cached_property
     def _canvas_bytes(self) -> int:
         return usual_bytes(self.pipeline.card.input)
+
+
+def _worker_again(make_engine: Callable[[int], Engine], index: int, max_batch: int) -> EngineWorker:
+    return EngineWorker(make_engine(index), max_batch)
+
+
+def engine_of(supervised: Supervised[Canvas | Alone, Detections | Answered]) -> Engine:
+    """The one of the moment: an engine that fails is replaced."""
+    return cast("EngineWorker", supervised.worker).engine
 
 
 def _bytes_of(file: bytes | Picture) -> int:

@@ -27,7 +27,12 @@ class Settings(BaseSettings):
         default="auto", description="what runs the model; fake needs no model"
     )
     fake_batch_ms: NonNegativeFloat = Field(default=0, description="how long the fake engine takes for a batch")
-    threads: NonNegativeInt = Field(default=0, description="CPU threads of an engine; 0: all that are there")
+    engines: NonNegativeInt = Field(
+        default=1, description="engines of each model, on a GPU each, or sharing the CPUs; 0: one for each GPU"
+    )
+    threads: NonNegativeInt = Field(
+        default=0, description="CPU threads of an engine; 0: all that are there, shared among the engines"
+    )
     watch_s: NonNegativeFloat = Field(
         default=0, description="how often to look for bundles that were added, replaced or taken away; 0: never"
     )

@@ -16,7 +16,7 @@ logger = logging.getLogger("server.engines")
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "fake"]
 
 
-def create_engine(name: EngineName, bundle: Bundle, *, threads: int | None = None) -> Engine:
+def create_engine(name: EngineName, bundle: Bundle, *, threads: int | None = None, device: int = 0) -> Engine:
     """Loads a bundle into an engine.
 
     `auto` takes a TensorRT plan that fits this machine, else ONNX Runtime where the installed package has CUDA, else
@@ -26,6 +26,7 @@ def create_engine(name: EngineName, bundle: Bundle, *, threads: int | None = Non
         name: engine to use.
         bundle: what to load.
         threads: CPU threads of a CPU engine; None: all that this process may use.
+        device: which of the GPUs that this process sees, where it runs on one.
 
     Raises:
         EngineUnavailable: the engine is not installed or cannot run here, or the bundle has no file for it.
@@ -38,29 +39,29 @@ def create_engine(name: EngineName, bundle: Bundle, *, threads: int | None = Non
     if name == "openvino":
         return _openvino(bundle, threads)
     if name == "tensorrt":
-        return _tensorrt(bundle)
+        return _tensorrt(bundle, device)
     if name == "onnxruntime":
-        return _onnxruntime(bundle, threads)
-    return _plan_or_else(bundle, threads) if bundle.has("tensorrt") else _without_plan(bundle, threads)
+        return _onnxruntime(bundle, threads, device)
+    return (_plan_or_else if bundle.has("tensorrt") else _without_plan)(bundle, threads, device)
 
 
-def _plan_or_else(bundle: Bundle, threads: int | None) -> Engine:
+def _plan_or_else(bundle: Bundle, threads: int | None, device: int) -> Engine:
     try:
-        return _tensorrt(bundle)
+        return _tensorrt(bundle, device)
     except EngineUnavailable as error:
-        instead = _instead_of_plan(bundle, threads, error)
+        instead = _instead_of_plan(bundle, threads, device, error)
         logger.warning("%s runs in %s, not from its TensorRT plan: %s", bundle.path, instead.description, error)
         return instead
 
 
-def _instead_of_plan(bundle: Bundle, threads: int | None, refusal: EngineUnavailable) -> Engine:
+def _instead_of_plan(bundle: Bundle, threads: int | None, device: int, refusal: EngineUnavailable) -> Engine:
     try:
-        return _without_plan(bundle, threads)
+        return _without_plan(bundle, threads, device)
     except BundleError as error:
         raise EngineUnavailable(f"{refusal} ONNX Runtime cannot run it instead: {error}") from error
 
 
-def _without_plan(bundle: Bundle, threads: int | None) -> Engine:
+def _without_plan(bundle: Bundle, threads: int | None, device: int) -> Engine:
     from server.engines.onnxruntime_ import has_cuda
 
     if bundle.has("openvino") and not has_cuda():
@@ -68,7 +69,7 @@ def _without_plan(bundle: Bundle, threads: int | None) -> Engine:
             return _openvino(bundle, threads)
         except BundleError as error:
             logger.info("%s runs in ONNX Runtime: %s", bundle.path, error)
-    return _onnxruntime(bundle, threads)
+    return _onnxruntime(bundle, threads, device)
 
 
 def _openvino(bundle: Bundle, threads: int | None) -> Engine:
@@ -77,13 +78,13 @@ def _openvino(bundle: Bundle, threads: int | None) -> Engine:
     return OpenVinoEngine(bundle, threads=threads)
 
 
-def _tensorrt(bundle: Bundle) -> Engine:
+def _tensorrt(bundle: Bundle, device: int) -> Engine:
     from server.engines.tensorrt_ import TensorRtEngine
 
-    return TensorRtEngine(bundle)
+    return TensorRtEngine(bundle, device=device)
 
 
-def _onnxruntime(bundle: Bundle, threads: int | None) -> Engine:
+def _onnxruntime(bundle: Bundle, threads: int | None, device: int) -> Engine:
     from server.engines.onnxruntime_ import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(bundle, threads=threads)
+    return OnnxRuntimeEngine(bundle, threads=threads, device=device)

@@ -1,6 +1,6 @@
 """CUDA through NVIDIA's Python bindings, every call checked: one device, one stream, memory, graphs.
 
-The device is the first that this process sees; of several GPUs, CUDA_VISIBLE_DEVICES chooses it. Errors of CUDA are
+Devices are counted as this process sees them; CUDA_VISIBLE_DEVICES chooses and orders them. Errors of CUDA are
 `EngineFailed`; those after which a process cannot use its device any more are `EngineLost`.
 """
 
@@ -17,8 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from server.contract.errors import EngineFailed, EngineLost, EngineUnavailable
-
-DEVICE = 0
 
 STICKY = {
     214: "cudaErrorECCUncorrectable",
@@ -46,20 +44,23 @@ RESTART = "This process cannot use its GPU any more and has to be started anew."
 
 
 class Cuda:
-    """The device and a stream on it, in whose order everything runs. Used by one thread at a time.
+    """A device and a stream on it, in whose order everything runs. Used by one thread at a time, which has to
+    `make_current` first.
 
     Raises:
         EngineUnavailable: NVIDIA's package, driver or GPU is not there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: int = 0) -> None:
         self._api = _import_bindings()
         self._resources = ExitStack()
+        self._index = device
         try:
-            self._call(self._api.cudaGetDeviceCount)
+            check_device(device, self._call(self._api.cudaGetDeviceCount))
+            self.make_current()
             # A thread that waits for the GPU would else take a whole CPU from those that decode pictures.
             self._call(self._api.cudaSetDeviceFlags, self._api.cudaDeviceScheduleBlockingSync)
-            properties = self._call(self._api.cudaGetDeviceProperties, DEVICE)
+            properties = self._call(self._api.cudaGetDeviceProperties, device)
             # It does not wait for the legacy stream, on which other libraries of this process may work.
             self._stream = self._call(self._api.cudaStreamCreateWithFlags, self._api.cudaStreamNonBlocking)
         except EngineFailed as error:
@@ -75,6 +76,10 @@ class Cuda:
     def stream(self) -> int:
         """Handle of the stream, as other libraries take it."""
         return int(self._stream)
+
+    def make_current(self) -> None:
+        """Has this thread's calls of CUDA go to the device; every thread begins with the first device."""
+        self._call(self._api.cudaSetDevice, self._index)
 
     def allocate(self, nbytes: int) -> int:
         """Address of memory on the device, held until `close`."""
@@ -122,6 +127,8 @@ class Cuda:
 
     def close(self) -> None:
         """Frees everything, newest first; the second time there is nothing to free. A lost device frees nothing."""
+        with suppress(EngineFailed):
+            self.make_current()
         with suppress(EngineFailed):
             self._resources.close()
 
@@ -178,19 +185,40 @@ class StagedTensor:
         self._cuda.download(self._pinned, self.device, self.view(shape).nbytes)
 
 
-def gpu_name() -> str | None:
-    """Name of the first GPU that this process sees, from the driver alone; None where there is none."""
+def gpu_name(device: int = 0) -> str | None:
+    """Name of a GPU, from the driver alone; None where there is none."""
+    driver = _driver()
+    name, handle = ctypes.create_string_buffer(256), ctypes.c_int()
+    failed = (
+        driver is None
+        or driver.cuDeviceGet(ctypes.byref(handle), device)
+        or driver.cuDeviceGetName(name, len(name), handle)
+    )
+    return None if failed else name.value.decode()
+
+
+def gpu_count() -> int:
+    """GPUs that this process sees, by the driver alone."""
+    driver, count = _driver(), ctypes.c_int()
+    failed = driver is None or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value
+
+
+def check_device(device: int, count: int) -> None:
+    """Raises `EngineUnavailable` for a GPU beyond those that are there."""
+    if device >= count:
+        raise EngineUnavailable(
+            f"There is no GPU for engine {device + 1}: this process sees {count}. Give --engines {count} at most."
+        )
+
+
+def _driver() -> Any:
+    """NVIDIA's driver, ready; None where there is none."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return None
-    name, device = ctypes.create_string_buffer(256), ctypes.c_int()
-    failed = (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(device), DEVICE)
-        or driver.cuDeviceGetName(name, len(name), device)
-    )
-    return None if failed else name.value.decode()
+    return None if driver.cuInit(0) else driver
 
 
 def _import_bindings() -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.contract.errors import BundleError, EngineFailed, EngineLost, EngineUnavailable
 from server.engines.base import Canvases, Detections, Float32
-from server.engines.cuda_ import RESTART, STICKY, gpu_name
+from server.engines.cuda_ import RESTART, STICKY, check_device, gpu_count, gpu_name
 from server.repository import Bundle, rebuild
 
 if TYPE_CHECKING:
@@ -38,22 +38,24 @@ class OnnxRuntimeEngine:
     Args:
         bundle: needs a file for the engine `onnxruntime`.
         threads: CPU threads; None: as many as this process may use.
+        device: the GPU, as this process counts them.
 
     Raises:
-        EngineUnavailable: the package is missing or installed twice, or the bundle has no ONNX file.
+        EngineUnavailable: the package is missing or installed twice, or the bundle has no ONNX file, or there are GPUs,
+            but not so many.
         BundleError: the runtime refuses the file.
     """
 
     max_batch: int | None = None
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, device: int = 0) -> None:
         runtime = _import_runtime()
         path, _ = bundle.file_for("onnxruntime")
         threads = threads or usable_cpus()
         self._lost: str | None = None
         self.card = bundle.card
-        self._session: onnxruntime.InferenceSession | None = _open_session(runtime, path, threads)
-        self.description = f"ONNX Runtime {runtime.__version__} on {_device(runtime, self._session, threads)}"
+        self._session: onnxruntime.InferenceSession | None = _open_session(runtime, path, threads, device)
+        self.description = f"ONNX Runtime {runtime.__version__} on {_device(runtime, self._session, threads, device)}"
 
     def infer(self, images: Canvases, windows: Float32) -> Detections:
         if self._session is None:
@@ -119,32 +121,35 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _open_session(runtime: Any, path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _open_session(runtime: Any, path: Path, threads: int, device: int) -> onnxruntime.InferenceSession:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET
     options.enable_mem_pattern = False  # patterns are kept for each shape seen, and canvases have many
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would burn a whole CPU each
+    providers = _providers(runtime, device)
     try:
-        return runtime.InferenceSession(str(path), options, providers=_providers(runtime))
+        return runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # as above
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}. {rebuild(path.parent)}") from error
 
 
-def _providers(runtime: Any) -> list[str | tuple[str, dict[str, str]]]:
+def _providers(runtime: Any, device: int) -> list[str | tuple[str, dict[str, str]]]:
     """CUDA where the package has it, then the CPU, which also takes the operators that CUDA lacks."""
     if CUDA not in runtime.get_available_providers():
         return [CPU]
+    if count := gpu_count():
+        check_device(device, count)  # the runtime itself would take the first GPU instead
     if hasattr(runtime, "preload_dlls"):  # since 1.21: finds CUDA and cuDNN where pip has put them
         runtime.preload_dlls()
-    return [(CUDA, CUDA_OPTIONS), CPU]
+    return [(CUDA, {**CUDA_OPTIONS, "device_id": str(device)}), CPU]
 
 
-def _device(runtime: Any, session: onnxruntime.InferenceSession, threads: int) -> str:
+def _device(runtime: Any, session: onnxruntime.InferenceSession, threads: int, device: int) -> str:
     """What the session runs on, for people. Says so in the log where it should be a GPU and is not."""
     if CUDA in session.get_providers():
-        return f"{gpu_name() or 'a GPU'} with CUDA"
+        return f"{gpu_name(device) or 'a GPU'} with CUDA"
     cpu = f"{threads} CPU thread{'s' * (threads > 1)}"
     if CUDA in runtime.get_available_providers():
         logger.warning(

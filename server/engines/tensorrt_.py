@@ -19,7 +19,7 @@ logger = logging.getLogger("server.engines")
 
 
 class TensorRtEngine:
-    """Runs a bundle's plan on the first GPU that this process sees (CUDA_VISIBLE_DEVICES chooses among several).
+    """Runs a bundle's plan on a GPU.
 
     It takes the canvases of the plan's profiles, in batches of 1 to `max_batch`. The memory of all tensors is allocated
     here; the first run of a batch size on a canvas makes an execution context and a CUDA graph for it, and later runs
@@ -28,13 +28,14 @@ class TensorRtEngine:
     Args:
         bundle: needs a file for the engine `tensorrt`. Where that file's TensorRT version ends with "+", loading it
             runs programs that it carries (see `server.engines.tensorrt_plan.deserialize`).
+        device: the GPU, as this process counts them (CUDA_VISIBLE_DEVICES chooses and orders them).
 
     Raises:
         EngineUnavailable: a package, the GPU, the library of our plugins or the plan is missing, or the plan was built
             by another TensorRT, for other GPUs, or does not load. The message says what to do.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, *, device: int = 0) -> None:
         path, entry = bundle.file_for("tensorrt")
         trt = import_tensorrt()
         profiles = entry.profiles or []
@@ -45,19 +46,19 @@ class TensorRtEngine:
         self._lost: str | None = None
         self._replays = True
         with ExitStack() as undo:
-            self._cuda = undo.enter_context(closing(Cuda()))
-            device, capability = self._cuda.device, self._cuda.compute_capability
-            check_fits(path, entry, trt.__version__, capability, device)
+            self._cuda = undo.enter_context(closing(Cuda(device)))
+            gpu, capability = self._cuda.device, self._cuda.compute_capability
+            check_fits(path, entry, trt.__version__, capability, gpu)
             engine = deserialize(trt, path, entry, bundle.card)
             try:
                 self._plan = LoadedPlan(trt, engine, self._cuda, bundle.card, profiles)
             except EngineFailed as error:
                 raise EngineUnavailable(
-                    f"{device} cannot hold {path}: {error} nvidia-smi lists who uses its memory; a plan for fewer "
+                    f"{gpu} cannot hold {path}: {error} nvidia-smi lists who uses its memory; a plan for fewer "
                     "canvases or with a smaller --max-batch needs less."
                 ) from error
             undo.pop_all()
-        self.description = f"TensorRT {trt.__version__} {entry.precision} on {device} ({capability})"
+        self.description = f"TensorRT {trt.__version__} {entry.precision} on {gpu} ({capability})"
 
     def infer(self, images: Canvases, windows: Float32) -> Detections:
         with self._lock:
@@ -81,6 +82,7 @@ class TensorRtEngine:
             raise EngineLost(self._lost)
 
     def _infer(self, images: Canvases, windows: Float32) -> Detections:
+        self._cuda.make_current()  # the engine may have been made in another thread than it runs in
         count, h, w, _ = images.shape
         run = self._plan.run_of(count, (h, w))
         for name, values in (("images", images), ("windows", windows)):

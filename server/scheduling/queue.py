@@ -31,6 +31,10 @@ class Entry(Generic[Key, Item, Answer]):
     deadline: float | None
     arrived: float
     future: asyncio.Future[Answer]
+    failed_on: int | None = None
+    """The runner that it failed on last, in a batch or by itself. It runs by itself from then on."""
+    barred: bool = False
+    """Whether it failed by itself there, and is for another runner now."""
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -39,10 +43,11 @@ class Entry(Generic[Key, Item, Answer]):
 
 
 class KeyedQueue(Generic[Key, Item, Answer]):
-    """Batches of one key. Whatever is of low priority waits while anything of normal priority does."""
+    """Batches of one key. Whatever is of low priority waits while anything of normal priority does, and what has
+    failed shares its batch with nothing."""
 
     def __init__(self) -> None:
-        self._queues: dict[tuple[Priority, Key], deque[Entry[Key, Item, Answer]]] = {}
+        self._queues: dict[_Place[Key, Item, Answer], deque[Entry[Key, Item, Answer]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
@@ -52,7 +57,7 @@ class KeyedQueue(Generic[Key, Item, Answer]):
             yield from queue
 
     def push(self, entry: Entry[Key, Item, Answer]) -> None:
-        self._queues.setdefault((entry.priority, entry.key), deque()).append(entry)
+        self._queues.setdefault((entry.priority, *_kind(entry)), deque()).append(entry)
 
     def keep(self, is_wanted: Callable[[Entry[Key, Item, Answer]], bool]) -> None:
         """Drops all others."""
@@ -65,27 +70,29 @@ class KeyedQueue(Generic[Key, Item, Answer]):
 
     def counts(self, priority: Priority) -> Iterator[tuple[Key, int]]:
         """Keys, and how many of their entries go before a new one of that priority."""
-        for (own, key), queue in self._queues.items():
+        for (own, key, _), queue in self._queues.items():
             if own <= priority:
                 yield key, len(queue)
 
-    def first(self) -> tuple[Entry[Key, Item, Answer], int] | None:
-        """The entry whose turn it is, and how many could go with it."""
-        if not self._queues:
+    def first(self, may_run: Callable[[Entry[Key, Item, Answer]], bool]) -> tuple[Entry[Key, Item, Answer], int] | None:
+        """The entry whose turn it is among those that may run, and how many could go together, itself included."""
+        heads = [queue[0] for queue in self._queues.values() if may_run(queue[0])]
+        if not heads:
             return None
-        priority, key = min(self._queues, key=lambda place: (place[0], self._queues[place][0].arrived))
-        together = sum(len(self._queues.get((each, key), ())) for each in Priority)
-        return self._queues[priority, key][0], together
+        first = min(heads, key=lambda entry: (entry.priority, entry.arrived))
+        return first, sum(len(self._queues.get((priority, *_kind(first)), ())) for priority in Priority)
 
-    def take(self, key: Key, count: int) -> list[Entry[Key, Item, Answer]]:
-        """Removes up to so many entries of the key: those of normal priority, then others in the places left."""
+    def take(self, first: Entry[Key, Item, Answer], count: int) -> list[Entry[Key, Item, Answer]]:
+        """Removes up to so many entries that go with `first`: those of normal priority, then others in the places
+        left."""
         batch: list[Entry[Key, Item, Answer]] = []
         for priority in Priority:
-            queue = self._queues.get((priority, key), deque())
+            place = (priority, *_kind(first))
+            queue = self._queues.get(place, deque())
             while queue and len(batch) < count:
                 batch.append(queue.popleft())
             if not queue:
-                self._queues.pop((priority, key), None)
+                self._queues.pop(place, None)
         return batch
 
     def clear(self) -> list[Entry[Key, Item, Answer]]:
@@ -93,3 +100,11 @@ class KeyedQueue(Generic[Key, Item, Answer]):
         entries = list(self)
         self._queues.clear()
         return entries
+
+
+_Place = tuple[Priority, Key, Entry[Key, Item, Answer] | None]
+
+
+def _kind(entry: Entry[Key, Item, Answer]) -> tuple[Key, Entry[Key, Item, Answer] | None]:
+    """Equal for those that may share a batch."""
+    return entry.key, None if entry.failed_on is None else entry

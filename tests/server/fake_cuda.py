@@ -1,7 +1,8 @@
 """A stand-in for `cuda.bindings.runtime` that needs no GPU, with the real module's names, parameters and values.
 
 Device memory is memory of this process under addresses of its own; a copy outside of it, or outside of pinned memory,
-fails the test. What is queued on the stream runs when the stream is waited for.
+fails the test, and so does work for a device that is not the thread's. What is queued on a stream runs when the stream
+is waited for.
 """
 
 # ruff: noqa: N801, N802, N803, N815
@@ -9,6 +10,7 @@ fails the test. What is queued on the stream runs when the stream is waited for.
 from __future__ import annotations
 
 import enum
+import threading
 from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
@@ -26,6 +28,7 @@ class cudaError_t(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorInvalidDevice = 101
     cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -48,8 +51,14 @@ class Properties:
     minor = 0
 
 
+class Current(threading.local):
+    """The device of each thread."""
+
+    device = 0
+
+
 class Cuda:
-    """A device, and the runtime's functions as its methods. `calls` counts them.
+    """Devices, and the runtime's functions as its methods. `calls` counts them.
 
     `failures` maps a function to the error that its next call returns. `sticky` is what every call returns, once the
     stream has run work after it was set.
@@ -58,7 +67,9 @@ class Cuda:
     ENUMS: ClassVar = (cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode)
     CONSTANTS: ClassVar = {"cudaStreamNonBlocking": 1, "cudaDeviceScheduleBlockingSync": 4, "cudaHostAllocDefault": 0}
 
-    def __init__(self) -> None:
+    def __init__(self, devices: int = 1) -> None:
+        self.devices = devices
+        self.current = Current()
         self.calls: Counter[str] = Counter()
         self.failures: dict[str, cudaError_t] = {}
         self.sticky: cudaError_t | None = None
@@ -67,8 +78,9 @@ class Cuda:
         self.pinned_memory: dict[int, Bytes] = {}
         self.freed: list[Bytes] = []
         self.handles: dict[int, str] = {}
-        self.capturing: list[Callable[[], None]] | None = None
-        self._queue: list[Callable[[], None]] = []
+        self._device_of: dict[int, int] = {}
+        self._capturing: dict[int, list[Callable[[], None]]] = {}
+        self._queues: dict[int, list[Callable[[], None]]] = {}
         self._graphs: dict[int, list[Callable[[], None]]] = {}
         self._next_address = 1 << 50
         self._next_handle = 1
@@ -92,8 +104,11 @@ class Cuda:
         raise AssertionError(f"{nbytes} bytes at {address:#x} are not memory of that kind")
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
-        assert self.handles[int(stream)] == "stream"
-        (self._queue if self.capturing is None else self.capturing).append(work)
+        self._check(stream, "stream")
+        self._capturing.get(int(stream), self._queues[int(stream)]).append(work)
+
+    def is_capturing(self, stream: int) -> bool:
+        return int(stream) in self._capturing
 
     def held(self) -> list[str]:
         """What has not been freed."""
@@ -109,17 +124,25 @@ class Cuda:
         return OK, {700: b"an illegal memory access was encountered", 2: b"out of memory"}.get(error, b"it failed")
 
     def cudaGetDeviceCount(self) -> tuple[cudaError_t, int]:
-        return self._status("cudaGetDeviceCount"), 1
+        return self._status("cudaGetDeviceCount"), self.devices
+
+    def cudaSetDevice(self, device: int) -> tuple[cudaError_t]:
+        if device >= self.devices:
+            return (cudaError_t.cudaErrorInvalidDevice,)
+        self.current.device = device
+        return (self._status("cudaSetDevice"),)
 
     def cudaSetDeviceFlags(self, flags: int) -> tuple[cudaError_t]:
         return (self._status("cudaSetDeviceFlags"),)
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[cudaError_t, type[Properties]]:
-        assert device == 0
+        assert device == self.current.device
         return self._status("cudaGetDeviceProperties"), Properties
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[cudaError_t, int]:
-        return self._status("cudaStreamCreateWithFlags"), self._handle("stream")
+        status, stream = self._status("cudaStreamCreateWithFlags"), self._handle("stream")
+        self._queues[stream] = []
+        return status, stream
 
     def cudaStreamDestroy(self, stream: int) -> tuple[cudaError_t]:
         return self._destroy("cudaStreamDestroy", stream, "stream")
@@ -156,21 +179,20 @@ class Cuda:
         return (status,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[cudaError_t]:
-        assert self.capturing is None, "this cannot be captured"
+        assert not self.is_capturing(stream), "this cannot be captured"
         if not (status := self._status("cudaStreamSynchronize")):
-            assert self.handles[stream] == "stream"
-            status = self._work()
+            self._check(stream, "stream")
+            status = self._work(stream)
         return (status,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: cudaStreamCaptureMode) -> tuple[cudaError_t]:
-        assert not self._queue, "work is left on the stream"
+        assert not self._queues[stream], "work is left on the stream"
         if not (status := self._status("cudaStreamBeginCapture")):
-            self.capturing = []
+            self._capturing[stream] = []
         return (status,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[cudaError_t, int | None]:
-        assert self.capturing is not None
-        work, self.capturing = self.capturing, None
+        work = self._capturing.pop(stream)
         if status := self._status("cudaStreamEndCapture"):
             return status, None
         graph = self._handle("graph")
@@ -185,7 +207,7 @@ class Cuda:
         return OK, launchable
 
     def cudaGraphLaunch(self, graphExec: int, stream: int) -> tuple[cudaError_t]:
-        assert self.handles[graphExec] == "launchable graph"
+        self._check(graphExec, "launchable graph")
         if not (status := self._status("cudaGraphLaunch")):
             for work in self._graphs[graphExec]:
                 self.enqueue(stream, work)
@@ -199,13 +221,17 @@ class Cuda:
 
     def _status(self, function: str) -> cudaError_t:
         self.calls[function] += 1
-        if self.sticky is not None and not self._queue:
+        if self.sticky is not None and not any(self._queues.values()):
             return self.sticky
         return self.failures.pop(function, OK)
 
-    def _work(self) -> cudaError_t:
+    def _check(self, handle: int, kind: str) -> None:
+        assert self.handles[int(handle)] == kind
+        assert self._device_of[int(handle)] == self.current.device, f"the {kind} is of another device than the thread's"
+
+    def _work(self, stream: int) -> cudaError_t:
         self.before_work()
-        queue, self._queue = self._queue, []
+        queue, self._queues[stream] = self._queues[stream], []
         if self.sticky is not None:
             return self.sticky
         for work in queue:
@@ -215,11 +241,13 @@ class Cuda:
     def _handle(self, kind: str) -> int:
         self._next_handle += 1
         self.handles[self._next_handle] = kind
+        self._device_of[self._next_handle] = self.current.device
         return self._next_handle
 
     def _destroy(self, function: str, handle: int, kind: str) -> tuple[cudaError_t]:
         if not (status := self._status(function)):
-            assert self.handles.pop(handle) == kind
+            self._check(handle, kind)
+            del self.handles[handle]
         return (status,)
 
     def _free(self, function: str, address: int, memory: dict[int, Bytes]) -> tuple[cudaError_t]:

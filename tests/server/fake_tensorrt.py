@@ -98,6 +98,7 @@ class ICudaEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(plan, options, providers=["CPUExecutionProvider"])
+        self._device = library.cuda.current.device
         self._metadata = json.loads(self._session.get_modelmeta().custom_metadata_map["plan"])
         self._tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
 
@@ -110,6 +111,7 @@ class ICudaEngine:
 
     def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> IExecutionContext:
         assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        assert self._library.cuda.current.device == self._device, "an engine stays on the device that was current"
         self._library.contexts += 1
         return IExecutionContext(self._library, self._logger, self._session, **self._metadata)
 
@@ -167,7 +169,7 @@ class IExecutionContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert self._has_memory
-        capturing = self._library.cuda.capturing is not None
+        capturing = self._library.cuda.is_capturing(stream_handle)
         if self._library.refuses or (capturing and not (self._is_ready and self._library.can_be_captured)):
             self._logger.log(ILogger.ERROR, "the context is not ready.")
             return False

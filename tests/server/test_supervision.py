@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from server.batching import BatcherStats
 from server.scheduling.runner import Down, Unanswered
+from server.scheduling.stats import RunnerStats
 from server.scheduling.supervision import RestartPolicy, Supervised
 
 POLICY = RestartPolicy(timeout_s=0.3, make_timeout_s=0.3, close_timeout_s=0.3, first_pause_s=0.01, longest_pause_s=0.02)
@@ -80,7 +80,7 @@ def shop() -> Iterator[Shop]:
 
 @contextlib.asynccontextmanager
 async def supervised(shop: Shop, policy: RestartPolicy = POLICY) -> AsyncIterator[Supervised[str, str]]:
-    runner = Supervised[str, str](shop.make(), shop.make, policy, BatcherStats(), fatal=(LostError,))
+    runner = Supervised[str, str](shop.make(), shop.make, policy, RunnerStats(), fatal=(LostError,))
     await runner.start()
     try:
         yield runner
@@ -119,7 +119,7 @@ async def test_whatever_a_worker_raises_is_raised(shop: Shop, error: BaseExcepti
 
 async def test_failed_start(shop: Shop) -> None:
     shop.on_run = failing(RuntimeError("No device."))
-    runner = Supervised[str, str](shop.make(), shop.make, POLICY, BatcherStats())
+    runner = Supervised[str, str](shop.make(), shop.make, POLICY, RunnerStats())
     with pytest.raises(RuntimeError, match="No device"):
         await runner.start()
     assert (runner.state, runner.reason) == ("failed", "The engine failed its first run: No device.")
@@ -167,7 +167,7 @@ async def test_a_storm_of_failures_replaces_the_worker(shop: Shop) -> None:
 
 
 async def test_restarts_and_hung_batches_are_counted(shop: Shop) -> None:
-    counters = BatcherStats()
+    counters = RunnerStats()
     runner = Supervised[str, str](shop.make(), shop.make, POLICY, counters)
     await runner.start()
     shop.on_run = failing(RuntimeError())
@@ -283,7 +283,7 @@ async def test_closing_ends_a_restart(shop: Shop) -> None:
 
 async def test_closing_while_it_starts(shop: Shop) -> None:
     shop.on_run = shop.hang
-    runner = Supervised[str, str](shop.make(), shop.make, RestartPolicy(close_timeout_s=0.1), BatcherStats())
+    runner = Supervised[str, str](shop.make(), shop.make, RestartPolicy(close_timeout_s=0.1), RunnerStats())
     start = asyncio.create_task(runner.start())
     await asyncio.sleep(0.05)
     await runner.close()
@@ -293,7 +293,7 @@ async def test_closing_while_it_starts(shop: Shop) -> None:
 
 
 async def test_memory_of_a_replaced_and_of_a_closed_worker_is_given_back(shop: Shop) -> None:
-    runner = Supervised[str, str](shop.make(), shop.make, POLICY, BatcherStats())
+    runner = Supervised[str, str](shop.make(), shop.make, POLICY, RunnerStats())
     await runner.start()
     first = weakref.ref(shop.workers.pop())
     shop.on_run = failing(RuntimeError())

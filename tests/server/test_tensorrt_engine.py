@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from server.app import create_app
-from server.contract.errors import EngineFailed, EngineLost
+from server.contract.errors import EngineFailed, EngineLost, EngineUnavailable
 from server.engines.base import Canvases, Detections, Float32
 from server.engines.onnxruntime_ import OnnxRuntimeEngine
 from server.engines.tensorrt_ import TensorRtEngine
@@ -101,7 +102,7 @@ def test_warm_up_leaves_nothing_to_allocate_or_capture(
     before = calls.copy()
     for seed, count, canvas in itertools.product((1, 2), (1, 2, 3), CANVASES):
         engine.infer(*batch(seed, count, canvas))
-    assert set(calls - before) == {"cudaGraphLaunch", "cudaStreamSynchronize"}
+    assert set(calls - before) == {"cudaSetDevice", "cudaGraphLaunch", "cudaStreamSynchronize"}
     assert calls["cudaGraphLaunch"] == 2 * shapes
     assert tensorrt.executions == 2 * shapes, "once plain and once captured"
 
@@ -164,6 +165,43 @@ def test_close_waits_for_the_batch_that_runs(engine: TensorRtEngine, tensorrt: f
     inference.join(30)
     closing.join(30)
     assert len(answers) == 1
+    assert tensorrt.cuda.held() == []
+
+
+# Several devices
+
+
+def test_each_engine_stays_on_its_device_whichever_thread_calls(
+    plan_bundle: Bundle, tensorrt: fake_tensorrt.TensorRt
+) -> None:
+    tensorrt.cuda.devices = 2
+    oracle = OnnxRuntimeEngine(plan_bundle, threads=1)
+    engines = [TensorRtEngine(plan_bundle, device=device) for device in range(2)]
+    with ThreadPoolExecutor(1) as elsewhere:
+        for seed, engine in itertools.product(range(3), engines):
+            inputs = batch(seed, 2, CANVASES[0])
+            assert_same(engine.infer(*inputs), oracle.infer(*inputs), 2)
+            assert_same(elsewhere.submit(engine.infer, *inputs).result(), oracle.infer(*inputs), 2)
+        engines[0].close()
+        elsewhere.submit(engines[1].close).result()
+    assert tensorrt.cuda.held() == []
+
+
+def test_an_engine_without_a_gpu_of_its_own(plan_bundle: Bundle, tensorrt: fake_tensorrt.TensorRt) -> None:
+    with pytest.raises(EngineUnavailable, match=r"no GPU for engine 2: this process sees 1. Give --engines 1 at most"):
+        TensorRtEngine(plan_bundle, device=1)
+    assert tensorrt.cuda.held() == []
+
+
+async def test_a_model_on_two_gpus(plan_bundle: Bundle, tensorrt: fake_tensorrt.TensorRt) -> None:
+    tensorrt.cuda.devices = 2
+    app = create_app(settings(engine="tensorrt", models=(str(plan_bundle.path),), engines=2))
+    async with running(app) as client:
+        (described,) = (await client.get("/models")).json()["models"]
+        assert described["engine"] == "2 x TensorRT 11.1.0.106 fp16 on NVIDIA H100 80GB HBM3 (9.0)"
+        bodies = [as_png(noise(seed)) for seed in range(8)]
+        posts = [client.post("/predict", content=body, headers=PNG_HEADERS) for body in bodies]
+        assert {reply.status_code for reply in await asyncio.gather(*posts)} == {200}
     assert tensorrt.cuda.held() == []
 
 
