@@ -214,6 +214,9 @@ def _described(model: Model) -> dict[str, Any]:
         "ready": model.state == "ready",
         "state": model.state,
         "engine": model.description,
+        "engines": [
+            {"engine": engine.description, "state": engine.state, "reason": engine.reason} for engine in model.engines
+        ],
         "classes": card.classes,
         "max_detections": card.output.max_detections,
         "score_threshold": card.output.score_threshold,

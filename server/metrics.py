@@ -27,6 +27,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from server.contract.wire import ModelRef
+from server.model import EngineHealth
 from server.models import Model
 from server.record import Record
 from server.statistics import Statistics
@@ -159,41 +160,74 @@ class _Histograms:
 
 @dataclass(frozen=True)
 class _Watched:
-    """What `read` tells of a model; with a `label`, one value for each of the label's."""
+    """What `read` tells of a model: a value for each set of values of the `labels` besides the model's."""
 
     kind: type[GaugeMetricFamily | CounterMetricFamily]
     name: str
     description: str
-    read: Callable[[Model], Mapping[str, float]]
-    label: str = ""
+    read: Callable[[Model], Mapping[tuple[str, ...], float]]
+    labels: tuple[str, ...] = ()
 
     def family(self, models: Iterable[Model]) -> Metric:
-        labels = (*MODEL, self.label) if self.label else MODEL
-        family = self.kind(f"maskline_{self.name}", self.description, labels=labels)
+        family = self.kind(f"maskline_{self.name}", self.description, labels=(*MODEL, *self.labels))
         for model in models:
-            ref = (model.ref.name, model.ref.version)
-            for value, number in self.read(model).items():
-                family.add_metric((*ref, value) if self.label else ref, number)
+            for values, number in self.read(model).items():
+                family.add_metric((model.ref.name, model.ref.version, *values), number)
         return family
 
 
 def _gauge(name: str, description: str, read: Callable[[Model], float]) -> _Watched:
-    return _Watched(GaugeMetricFamily, name, description, lambda model: {"": read(model)})
+    return _Watched(GaugeMetricFamily, name, description, lambda model: {(): read(model)})
 
 
 def _counter(name: str, description: str, read: Callable[[Model], float]) -> _Watched:
-    return _Watched(CounterMetricFamily, name, description, lambda model: {"": read(model)})
+    return _Watched(CounterMetricFamily, name, description, lambda model: {(): read(model)})
+
+
+def _of_engines(read: Callable[[EngineHealth], float]) -> Callable[[Model], Mapping[tuple[str, ...], float]]:
+    return lambda model: {(str(index),): read(engine) for index, engine in enumerate(model.engines)}
+
+
+def _faults(model: Model) -> Mapping[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for index, engine in enumerate(model.engines):
+        counted = engine.counted
+        faults = {"failed": counted.failed_batches, "hung": counted.hung, "restart": counted.restarts}
+        found |= {(str(index), fault): number for fault, number in faults.items()}
+    return found
 
 
 WATCHED = (
-    _Watched(GaugeMetricFamily, "model_info", "What a model runs on.", lambda m: {m.description: 1}, "engine"),
+    _Watched(GaugeMetricFamily, "model_info", "What a model runs on.", lambda m: {(m.description,): 1}, ("engine",)),
     _Watched(
         GaugeMetricFamily,
         "engine_state",
-        "1 for the state that the engine is in.",
-        lambda model: {state: state == model.state for state in STATES},
-        "state",
+        "1 for the state that the best of a model's engines is in.",
+        lambda model: {(state,): state == model.state for state in STATES},
+        ("state",),
     ),
+    _Watched(
+        GaugeMetricFamily,
+        "engine_up",
+        "1 while the engine takes batches.",
+        _of_engines(lambda engine: engine.state == "ready"),
+        ("index",),
+    ),
+    _Watched(
+        CounterMetricFamily,
+        "engine_pictures",
+        "Pictures, and tiles of pictures, that the engine ran.",
+        _of_engines(lambda engine: engine.counted.items),
+        ("index",),
+    ),
+    _Watched(
+        CounterMetricFamily,
+        "engine_busy_seconds",
+        "Seconds of the batches that the engine ran.",
+        _of_engines(lambda engine: engine.counted.run_s),
+        ("index",),
+    ),
+    _Watched(CounterMetricFamily, "engine_faults", "What went wrong in the engine.", _faults, ("index", "fault")),
     _gauge("queue_depth", "Pictures waiting for the engine.", lambda model: model.serving.batcher.waiting),
     _gauge(
         "predicted_wait_seconds",
@@ -209,17 +243,17 @@ WATCHED = (
         "dropped",
         "Pictures dropped before they ran.",
         lambda model: {
-            "cancelled": model.serving.batcher.stats.dropped_cancelled,
-            "expired": model.serving.batcher.stats.dropped_expired,
+            ("cancelled",): model.serving.batcher.stats.dropped_cancelled,
+            ("expired",): model.serving.batcher.stats.dropped_expired,
         },
-        "reason",
+        ("reason",),
     ),
     _Watched(
         CounterMetricFamily,
         "refused",
         "Requests that the queue had no room for.",
-        lambda model: model.serving.batcher.stats.refused,
-        "reason",
+        lambda model: {(kind,): count for kind, count in model.serving.batcher.stats.refused.items()},
+        ("reason",),
     ),
 )
 """Of each loaded model, read when Prometheus asks."""

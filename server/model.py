@@ -21,6 +21,7 @@ from server.engines.onnxruntime_ import usable_cpus
 from server.pictures.decode import Limits
 from server.pictures.reader import PictureReader
 from server.repository import Bundle, load_bundle
+from server.scheduling.stats import RunnerStats
 from server.scheduling.supervision import RestartPolicy, State
 from server.serving import BatchingPipeline, engine_of
 from server.settings import MIB, Settings
@@ -28,6 +29,16 @@ from server.settings import MIB, Settings
 EngineMaker = Callable[[], Engine]
 
 BEST_FIRST: tuple[State, ...] = ("ready", "warming", "restarting", "failed")
+
+
+@dataclass(frozen=True)
+class EngineHealth:
+    """One of a model's engines, now. `reason`: why it is not ready, as a sentence."""
+
+    description: str
+    state: State
+    reason: str
+    counted: RunnerStats
 
 
 @dataclass(eq=False)
@@ -52,22 +63,34 @@ class Model:
         return self.serving.pipeline.engine
 
     @property
+    def engines(self) -> list[EngineHealth]:
+        """All of them, in their order."""
+        counted = self.serving.batcher.stats.runners
+        return [
+            EngineHealth(engine_of(engine).description, engine.state, engine.reason, counters)
+            for engine, counters in zip(self.serving.engines, counted, strict=True)
+        ]
+
+    @property
     def description(self) -> str:
         """Its engines, for people: "2 x ONNX Runtime 1.25 on 4 CPU threads"."""
-        alike = Counter(engine_of(supervised).description for supervised in self.serving.engines)
+        alike = Counter(engine.description for engine in self.engines)
         return "; ".join(text if count == 1 else f"{count} x {text}" for text, count in alike.items())
 
     @property
     def state(self) -> State:
         """It is as well as the best of its engines. `failed`: only a new process can serve it."""
-        states = {engine.state for engine in self.serving.engines}
-        best = next(state for state in BEST_FIRST if state in states)
+        best = self._best.state
         return "warming" if best == "ready" and not self.ready else best
 
     @property
     def reason(self) -> str:
         """Why it is restarting or failed, as a sentence."""
-        return next((engine.reason for engine in self.serving.engines if engine.state == self.state), "")
+        return self._best.reason
+
+    @property
+    def _best(self) -> EngineHealth:
+        return min(self.engines, key=lambda engine: BEST_FIRST.index(engine.state))
 
     async def start(self) -> None:
         """Warms it up and takes work. Raises what the first runs raised where no engine passed them, and is `failed`

@@ -61,7 +61,7 @@ class Models:
     @property
     def failure(self) -> str | None:
         """Why only a new process can serve, if that is so: a failed first run, a device that was lost, an engine that
-        could not be replaced."""
+        could not be replaced, in each case of all engines of a model."""
         return next((model.reason for model in self if model.state == "failed"), None)
 
     @property
@@ -212,10 +212,13 @@ def _same_version(key: tuple[str, str], one: Path | None, other: Path | None) ->
 
 
 async def _warmed_up(model: Model) -> Model:
+    """With all of its engines: the model that it is to replace still has its own."""
     try:
         await model.start()
     except Exception as error:
         raise BundleError(f"{model.bundle} cannot be served. {model.reason}") from error
+    if reasons := [engine.reason for engine in model.engines if engine.state == "failed"]:
+        raise BundleError(f"{model.bundle} cannot be served. {reasons[0]}")
     return model
 
 

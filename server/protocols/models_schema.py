@@ -18,6 +18,7 @@ _DESCRIBED: Final = {
     "ready": True,
     "state": "ready",
     "engine": "ONNX Runtime 1.32.0 on 4 CPU threads",
+    "engines": [{"engine": "ONNX Runtime 1.32.0 on 4 CPU threads", "state": "ready", "reason": ""}],
     "classes": ["background", CLASS],
     "max_detections": 500,
     "score_threshold": 0.01,
@@ -40,6 +41,12 @@ class Ready(BaseModel):
     status: Literal["ready"]
 
 
+class DescribedEngine(BaseModel):
+    engine: str = Field(description="runtime and device")
+    state: State
+    reason: str = Field(description="why it is not ready; empty where it is")
+
+
 class DescribedModel(BaseModel):
     """`score_threshold` and `max_detections` are the model's own limits; `default_score_threshold` holds for requests
     that give none."""
@@ -51,6 +58,7 @@ class DescribedModel(BaseModel):
     ready: bool
     state: State
     engine: str = Field(description="what runs it")
+    engines: list[DescribedEngine] = Field(description="each of its engines; the model is ready while one of them is")
     classes: list[str] = Field(description="names by id; 0 is the background, which is never found")
     max_detections: int
     score_threshold: Fraction

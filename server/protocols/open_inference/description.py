@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from server.model import EngineHealth
 from server.models import Model
 from server.protocols.open_inference.tensors import INPUTS, OUTPUTS
 from server.statistics import ModelStatistics, Sum
@@ -91,6 +92,19 @@ def statistics(model: Model, counted: ModelStatistics) -> dict[str, Any]:
             }
             for size, (count, seconds) in sorted(batches.by_size.items())
         ],
+        "engine_stats": [_engine_statistics(engine) for engine in model.engines],
+    }
+
+
+def _engine_statistics(engine: EngineHealth) -> dict[str, Any]:
+    return {
+        "engine": engine.description,
+        "state": engine.state,
+        "reason": engine.reason,
+        "inference_count": engine.counted.items,
+        "fail_count": engine.counted.failed_batches,
+        "restart_count": engine.counted.restarts,
+        "compute_infer": _duration(Sum(engine.counted.batches, engine.counted.run_s)),
     }
 
 

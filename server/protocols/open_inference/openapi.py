@@ -81,6 +81,17 @@ STATISTICS: Final = answer(
                 "batch_stats": [
                     {"batch_size": 1, "compute_input": _NONE, "compute_infer": _DURATION, "compute_output": _NONE}
                 ],
+                "engine_stats": [
+                    {
+                        "engine": "TensorRT 11.1.0.106 fp16 on NVIDIA H100 80GB HBM3 (9.0)",
+                        "state": "ready",
+                        "reason": "",
+                        "inference_count": 4,
+                        "fail_count": 0,
+                        "restart_count": 0,
+                        "compute_infer": _DURATION,
+                    }
+                ],
             }
         ]
     }

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, StrictBool, StrictInt
 
 from server.contract.wire import PredictOptions
+from server.scheduling.supervision import State
 
 Shape = Annotated[list[StrictInt], Field(max_length=8)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**64 - 1)]
@@ -157,6 +158,18 @@ class BatchStatistics(BaseModel):
     compute_output: Duration
 
 
+class EngineStatistics(BaseModel):
+    """Of one engine, in the order of `engines` under `/models`; Triton has no such thing."""
+
+    engine: str
+    state: State
+    reason: str = Field(description="why it is not ready; empty where it is")
+    inference_count: NonNegativeInt = Field(description="pictures, and tiles of pictures, that it ran")
+    fail_count: NonNegativeInt = Field(description="batches that failed; a picture is tried again then")
+    restart_count: NonNegativeInt
+    compute_infer: Duration = Field(description="of batches")
+
+
 class ModelStatistics(BaseModel):
     name: str
     version: str
@@ -165,6 +178,7 @@ class ModelStatistics(BaseModel):
     execution_count: NonNegativeInt = Field(description="batches that ran")
     inference_stats: InferenceStatistics
     batch_stats: list[BatchStatistics]
+    engine_stats: list[EngineStatistics]
 
 
 class AllStatistics(BaseModel):
