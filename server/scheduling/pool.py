@@ -52,7 +52,9 @@ class RunnerPool(Generic[Key]):
     def is_turn_of(self, runner: int, entry: Entry[Key, Any, Any]) -> bool:
         """Whether it goes before the others that are free, as the fastest. One that has run nothing yet goes first, and
         is known then."""
-        return entry.barred or runner == min(self.free, key=lambda i: (self._latency[i].run_s(entry.key, 1), i))
+        if entry.barred or len(self.free) == 1:
+            return True
+        return runner == min(self.free, key=lambda i: (self._latency[i].run_s(entry.key, 1), i))
 
     def begin(self, runner: int, key: Key, items: int) -> float:
         """It runs a batch from now on. The time."""
@@ -73,23 +75,33 @@ class RunnerPool(Generic[Key]):
             ahead: keys, and items of each that go before it.
             coming: items that do so too, of keys not known yet.
         """
-        now, size = time.monotonic(), self._max_batch
+        now = time.monotonic()
+        if len(self._left) == 1:
+            (only,) = self._left
+            return self._free_s(only, now) + self._alone_s(only, ahead, coming)
         free_s = [self._free_s(i, now) for i in self._left]
-        batches = math.ceil(coming / size) + sum(math.ceil(items / size) for _, items in ahead)
-        work_s = [
-            model.any_work_s(coming, size) + sum(model.work_s(key, items, size) for key, items in ahead)
-            for model in (self._latency[i] for i in self._left)
-        ]
+        work_s = [self._alone_s(i, ahead, coming) for i in self._left]
+        batches = sum(math.ceil(items / self._max_batch) for items in (coming, *(items for _, items in ahead)))
         return turn_s(free_s, work_s, batches)
 
     def work_s(self, items: int) -> float:
         """How long items of a key not known yet would be in those that are up, if there were nothing else."""
+        if len(self._left) == 1:
+            return self._latency[self._left[0]].any_work_s(items, self._max_batch)
         up = [i for i in self._left if not self._runners[i].delay_s] or self._left
-        batches = math.ceil(items / self._max_batch)
         work_s = [self._latency[i].any_work_s(items, self._max_batch) for i in up]
+        batches = math.ceil(items / self._max_batch)
         batch_s = [seconds / batches for seconds in work_s]
         before_last_s = [seconds * (batches - 1) for seconds in batch_s]
         return turn_s([0.0] * len(up), before_last_s, batches - 1) + _mean_s(batch_s)
+
+    def _alone_s(self, runner: int, ahead: Collection[tuple[Key, int]], coming: int) -> float:
+        """What all of it would take this runner by itself."""
+        model, size = self._latency[runner], self._max_batch
+        seconds = model.any_work_s(coming, size)
+        for key, items in ahead:
+            seconds += model.work_s(key, items, size)
+        return seconds
 
     def _free_s(self, runner: int, now: float) -> float:
         if runner not in self._running:
