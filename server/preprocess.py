@@ -18,9 +18,15 @@ from PIL import Image
 from server.antialiasing import resize_into
 from server.contract import card
 from server.contract.errors import BundleError
-from server.pictures.decode import DecodedPicture, Picture, strips
+from server.pictures.decode import DecodedPicture, Picture, PictureFile, strips
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+HALVED_PIXELS: Final = 1_000_000
+"""Smaller pictures are sharper from pixel to pixel, and a millisecond is all that is to be saved."""
+HALVED_RATIO: Final = 3.4
+"""Of a picture's sides to the canvas' window: half of the picture is 1.7 times as large, so that the resize still has
+more to average over than decoding has left out."""
 
 _ROUNDINGS: Final[dict[str, Callable[[float], int]]] = {
     "floor": math.floor,
@@ -52,6 +58,32 @@ class Canvas:
     def resized_hw(self) -> tuple[int, int]:
         x1, y1, x2, y2 = self.window_xyxy
         return y2 - y1, x2 - x1
+
+
+def prepare_file(file: PictureFile, model: card.ModelCard) -> Canvas:
+    """Decodes a picture file and prepares it, by way of half its size where `prepare_halved` does. Raises
+    `UndecodablePicture`."""
+    canvas = prepare_halved(file, model)
+    return prepare(file.decode(), model.input) if canvas is None else canvas
+
+
+def prepare_halved(file: PictureFile, model: card.ModelCard) -> Canvas | None:
+    """Prepares a large JPEG, decoded at half its size. None: it is something else, or the model asks for all of it.
+
+    In the canvas, a colour differs from that of `prepare` by 0.6 levels in the mean over the photographs that this was
+    measured on, by 1.4 in the worst of them.
+    """
+    settings = model.input
+    if not model.may_halve_jpegs or file.pixels < HALVED_PIXELS:
+        return None
+    sides = zip(file.size_hw, resized_size(*file.size_hw, settings.resize), strict=True)
+    halved = file.halved() if all(old >= HALVED_RATIO * new for old, new in sides) else None
+    if halved is None:
+        return None
+    size_hw = halved.shape[:2]
+    canvas = _black(resized_size(*size_hw, settings.resize), size_hw, settings)
+    resize_into(halved.pixels, canvas.window, halved.box_xyxy)
+    return canvas
 
 
 def prepare(picture: Picture | DecodedPicture, settings: card.Input) -> Canvas:
