@@ -69,8 +69,8 @@ def prepare_file(file: PictureFile, model: card.ModelCard) -> Canvas:
 def prepare_halved(file: PictureFile, model: card.ModelCard) -> Canvas | None:
     """Prepares a large JPEG, decoded at half its size. None: it is something else, or the model asks for all of it.
 
-    How far colours of the canvas are from those of `prepare`, in the mean over a photograph: 0.6 levels in the median of
-    ten photographs of 2 to 8 megapixels at the least ratio, 1.4 in the worst of them.
+    How far colours of the canvas are from those of `prepare`, in the mean over a photograph: at the least ratio, 0.6
+    levels in the median of ten photographs of 2 to 8 megapixels, 1.4 in the worst of them.
     """
     settings = model.input
     if not model.may_halve_jpegs or file.pixels < HALVED_PIXELS:
