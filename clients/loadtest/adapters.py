@@ -18,8 +18,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 NAMES = ("maskline", "raw", "multipart", "json", "v2")
 BOUNDARY = "maskline-loadtest-0d5ae7c1"
 
@@ -61,6 +59,8 @@ def adapter(text: str, url: str, api_key: str | None = None) -> Adapter:
 
 
 def media_type(picture: bytes) -> str:
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(io.BytesIO(picture)) as image:
             return image.get_format_mimetype() or "application/octet-stream"

@@ -142,7 +142,7 @@ def saturation(reports: Reports, knee: int | None = None) -> str:
     series, colours = [], iter(COLOURS)
     for name, rows in reports:
         for rank in ("p50", "p99"):
-            points = sorted((row["throughput"], row["latency_ms"][rank]) for row in rows if row["ok"])
+            points = [(row["throughput"], row["latency_ms"][rank]) for row in _by_load(rows)]
             series.append(Series(f"{name} {rank}".strip(), points, next(colours)))
     points = [point for one in series for point in one.points]
     if not points:
@@ -155,6 +155,13 @@ def saturation(reports: Reports, knee: int | None = None) -> str:
     return figure(
         "Latency against throughput", plot(series, x_axis, linear_axis("latency, ms", [y for _, y in points]))
     )
+
+
+def _by_load(rows: Sequence[Row]) -> list[Row]:
+    """Answered runs of one kind, as a line through them goes: a search tries its rates in another order, and may have
+    begun with a closed loop."""
+    kind = "rate" if any("rate" in row for row in rows) else "concurrency"
+    return sorted((row for row in rows if row["ok"] and kind in row), key=lambda row: float(row[kind]))
 
 
 def stages(rows: Sequence[Row]) -> str:

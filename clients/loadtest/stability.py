@@ -41,7 +41,7 @@ def stability(intended_s: Values, done_s: Values, latency_ms: Values, duration_s
 
 def _drift(means: Values) -> tuple[float, bool]:
     """How far a line through them goes up or down, of their mean; and whether that may be chance."""
-    at = np.linspace(-0.5, 0.5, len(means))
+    at = (np.arange(len(means)) + 0.5) / len(means) - 0.5
     slope = float(at @ means / (at @ at))
     residuals = means - means.mean() - slope * at
     error = math.sqrt(float(residuals @ residuals) / (len(means) - 2) / float(at @ at))
