@@ -124,17 +124,19 @@ def answers(row: Row) -> str:
 
 
 def server_table(rows: Sequence[Row]) -> str:
+    """What the server said of its stages: in Server-Timing, else in /metrics; these alone tell how many waited."""
     body = []
     for row in rows:
-        body.append([row["label"], "Server-Timing", *row["server_ms"].values(), row["batch_size"], None, None])
-        if scraped := row["server_metrics"]:
-            depth = scraped["queue_depth"] or {"mean": None, "max": None}
-            body.append([row["label"], "/metrics", *scraped["ms"].values(), scraped["batch_size"], *depth.values()])
-    told = [line for line in body if any(value is not None for value in line[2:])]
-    if not told:
+        scraped = row["server_metrics"] or {"ms": dict.fromkeys(STAGES), "batch_size": None, "queue_depth": None}
+        depth = scraped["queue_depth"] or {"mean": None, "max": None}
+        in_header = any(value is not None for value in row["server_ms"].values())
+        stages, batch = (row["server_ms"], row["batch_size"]) if in_header else (scraped["ms"], scraped["batch_size"])
+        source = "Server-Timing" if in_header else "/metrics"
+        body.append([row["label"], source, *stages.values(), batch, *depth.values()])
+    if all(value is None for line in body for value in line[2:]):
         return '<p class="soft">The server sent no Server-Timing and has no /metrics that are known here.</p>'
     head = ["load", "told by", *STAGES, "batch", "waiting", "most"]
-    return f"<h2>Where the server spent it (mean ms)</h2>{table(head, told)}"
+    return f"<h2>Where the server spent it (mean ms)</h2>{table(head, body)}"
 
 
 def saturation(reports: Reports, knee: int | None = None) -> str:

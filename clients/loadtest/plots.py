@@ -160,7 +160,7 @@ def _text(x: float, y: float, text: str) -> str:
 
 def _short(name: str, names: Sequence[str]) -> str:
     """As much as fits below a bar; the whole name shows on hover."""
-    room = int(90 / len(names))
+    room = int(80 / len(names))
     return name if len(name) <= room else name.removeprefix("concurrency ")[:room]
 
 
