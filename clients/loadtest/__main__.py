@@ -95,30 +95,31 @@ def _load_test(arguments: argparse.Namespace, pictures: list[bytes]) -> int:
         return 2
     target = Target(arguments.url, pictures, arguments.timeout, arguments.api_key, kind, arguments.metrics)
     console = Console()
-    runs, result = _execute(target, arguments, console)
+    runs: list[Run] = []
+    result, interrupted = None, False
+    try:
+        result = _execute(runs, target, arguments, console)
+    except KeyboardInterrupt:
+        interrupted = True
     measured = [run for run in runs if run.finished]
     if measured:
         report = write_report(arguments.output, target.url, measured, arguments.scenario, result)
         print_report(console, report)
         console.print(f"report: {arguments.output / 'report.html'}", soft_wrap=True)
-    if len(measured) < len(runs):
+    if interrupted:
         return 130
     return 0 if any(sample.ok for run in measured for sample in run.samples) else _explain(measured, target.url)
 
 
-def _execute(
-    target: Target, arguments: argparse.Namespace, console: Console
-) -> tuple[list[Run], dict[str, Any] | None]:
-    """All runs that were begun; one is not finished when it was interrupted from the keyboard."""
+def _execute(runs: list[Run], target: Target, arguments: argparse.Namespace, console: Console) -> dict[str, Any] | None:
+    """Puts every run into `runs` as it begins; returns the result of a scenario."""
     from clients.loadtest import event_loop, scenarios
     from clients.loadtest.first_pass import first_pass
     from clients.loadtest.generator import Run
     from clients.loadtest.terminal import Live
 
-    runs: list[Run] = []
-
     async def whole(live: Live) -> dict[str, Any] | None:
-        answers = await first_pass(target)
+        answers = await first_pass(target, live.first_pass(len(target.pictures)))
 
         async def measure(load: Load) -> Run:
             runs.append(Run(target, load, answers.fresh()))
@@ -135,11 +136,8 @@ def _execute(
             arguments.scenario, measure, arguments.duration, concurrency, arguments.target_latency * 1e3, rate
         )
 
-    try:
-        with Live(console) as live:
-            return runs, event_loop.run(whole(live))
-    except KeyboardInterrupt:
-        return runs, None
+    with Live(console) as live:
+        return event_loop.run(whole(live))
 
 
 def _explain(runs: Sequence[Run], url: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from clients.loadtest.answers import Answers
 from clients.loadtest.generator import NO_CONNECTION, Target, unreachable
@@ -11,8 +12,8 @@ FIRST_PASS_S = 10.0
 """Pictures beyond that are sent in the runs, but their answers are not checked."""
 
 
-async def first_pass(target: Target) -> Answers:
-    """Raises `UnreachableError` when nobody listens there."""
+async def first_pass(target: Target, step: Callable[[], None]) -> Answers:
+    """`step` is called after each picture. Raises `UnreachableError` when nobody listens there."""
     end, first = time.monotonic() + FIRST_PASS_S, {}
     async with target.session() as session:
         for picture in range(len(target.pictures)):
@@ -21,6 +22,7 @@ async def first_pass(target: Target) -> Answers:
                 raise unreachable(target.url)
             if answer.outcome == "200":
                 first[picture] = answer.content
+            step()
             if time.monotonic() > end:
                 break
     return Answers(first, target.adapter.name)

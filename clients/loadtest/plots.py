@@ -77,7 +77,7 @@ def stacked(names: Sequence[str], parts: Sequence[tuple[str, Sequence[float], st
             hover = f"{names[k]}: {name} {height:.4g} {y_label.rpartition(' ')[2]}"
             marks.append(_rect(_x(x_axis, k + 0.5) - width / 2, top, width, bottom - top, colour, hover))
             floors[k] += height
-    labels = [_text(_x(x_axis, k + 0.5), HEIGHT - BOTTOM + 16, _short(name, names)) for k, name in enumerate(names)]
+    labels = [_text(_x(x_axis, k + 0.5), HEIGHT - BOTTOM + 16, name) for k, name in enumerate(_short(names))]
     legend = _legend([Series(name, [], colour) for name, _, colour in parts])
     return "\n".join([*legend, _svg(y_label, [*_y_axis(y_axis), *marks, *labels])])
 
@@ -158,10 +158,12 @@ def _text(x: float, y: float, text: str) -> str:
     return f'<text x="{x}" y="{y}" text-anchor="middle">{html.escape(text)}</text>'
 
 
-def _short(name: str, names: Sequence[str]) -> str:
-    """As much as fits below a bar; the whole name shows on hover."""
+def _short(names: Sequence[str]) -> list[str]:
+    """As much as fits below the bars; the whole name shows on hover."""
     room = int(80 / len(names))
-    return name if len(name) <= room else name.removeprefix("concurrency ")[:room]
+    if max(map(len, names)) <= room:
+        return list(names)
+    return [name.removeprefix("concurrency ")[:room] for name in names]
 
 
 def _legend(series: Sequence[Series]) -> list[str]:

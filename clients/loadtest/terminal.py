@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich import box
@@ -34,6 +34,12 @@ class Live:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def first_pass(self, pictures: int) -> Callable[[], None]:
+        """A line for it; to be called after each picture."""
+        task = self._progress.add_task("first pass", total=pictures, now=f"{pictures} picture(s), each alone")
+        self._progress.refresh()
+        return lambda: self._progress.update(task, advance=1, refresh=True)
 
     async def watch(self, run: Run) -> None:
         """Executes the run."""

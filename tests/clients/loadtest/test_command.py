@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -144,6 +147,20 @@ def test_a_request_that_takes_too_long_fails(server: FakeServer, picture: Path, 
     assert run["failed"] == run["sent"] > 0
     assert run["latency_ms"] == dict.fromkeys(LATENCIES)
     assert (folder / "report.html").exists()
+
+
+def test_what_was_measured_before_an_interruption_is_reported(server: FakeServer, picture: Path):
+    server.script = SlowServer(0.01)
+    folder = picture.parent / "report"
+    options = ["--rate", "50,20", "--duration", "0.5s", "--output", str(folder)]
+    command = [sys.executable, "-m", "clients.loadtest", server.url, str(picture), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        while len(server.asked) < 40:  # the second run has begun
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert [run["rate"] for run in json.loads((folder / "report.json").read_text())["runs"]] == [50.0]
 
 
 def test_no_server_is_said(picture: Path, capsys: pytest.CaptureFixture[str]):
