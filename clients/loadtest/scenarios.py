@@ -20,7 +20,6 @@ from clients.loadtest.load import ClosedLoop, Load, MultiStream, Offline, OpenLo
 from clients.loadtest.mlperf import allowed_over, estimate, percentile, queries_needed
 
 Scenario = Literal["singlestream", "multistream", "server", "offline"]
-SCENARIOS: tuple[Scenario, ...] = ("singlestream", "multistream", "server", "offline")
 
 P90, P99 = 0.90, 0.99
 PRECISION = 0.05
