@@ -26,8 +26,8 @@ test-browser: install  ## the demo page in Chromium (Debian: chromium, chromium-
 	@command -v chromedriver >/dev/null || { echo "Install Chromium and its driver first: apt-get install chromium chromium-driver"; exit 1; }
 	$(VENV)/bin/python -m pytest tests/browser
 
-screenshots: install  ## write the README's pictures of the page into docs/images
-	SCREENSHOTS=docs/images $(VENV)/bin/python -m pytest tests/browser/test_looks.py -k readmes_picture
+screenshots: install  ## write the pictures of README and docs into docs/images
+	SCREENSHOTS=docs/images $(VENV)/bin/python -m pytest tests/browser/test_looks.py tests/browser/test_load_report.py -k "readmes_picture or picture_of_the_docs"
 
 test-clients: install  ## tools that people have already (Triton's client and others), unmodified, against a server
 	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
