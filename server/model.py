@@ -33,7 +33,7 @@ class Model:
 
     @property
     def card(self) -> ModelCard:
-        return self.serving.pipeline.card
+        return self.serving.card
 
     @property
     def ref(self) -> ModelRef:
@@ -42,7 +42,7 @@ class Model:
     @property
     def engine(self) -> Engine:
         """The one of the moment: an engine that fails is replaced."""
-        return self.serving.pipeline.engine
+        return self.serving.engine
 
     @property
     def state(self) -> State:

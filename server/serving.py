@@ -17,7 +17,7 @@ from server.engines.base import Detections, Engine
 from server.pictures.budget import NoRoom
 from server.pictures.decode import Limits, Picture
 from server.pictures.reader import PictureReader
-from server.pipeline import Pipeline
+from server.postprocess import select, to_image_result
 from server.preprocess import Canvas, usual_bytes
 from server.record import Progress
 from server.scheduling.supervision import RestartPolicy, Supervised
@@ -83,14 +83,15 @@ class BatchingPipeline:
             stats,
             fatal=(errors.EngineLost,),
         )
+        self.card = engine.card
         self._limits = limits
         self.batcher = _Batcher([self.supervised], queue_limits, stats)
         self._reader = reader
 
     @property
-    def pipeline(self) -> Pipeline:
-        """Around the engine of the moment."""
-        return Pipeline(cast("EngineWorker", self.supervised.worker).engine, self._limits)
+    def engine(self) -> Engine:
+        """That of the moment."""
+        return cast("EngineWorker", self.supervised.worker).engine
 
     async def start(self) -> None:
         """Warms up the engine and what is compiled, in threads, and takes work."""
@@ -106,7 +107,7 @@ class BatchingPipeline:
     def check_admission(self, options: PredictOptions, deadline: float | None = None) -> None:
         """Raises what `predict` would raise at once, before a body is read: `BadParameter`, `QueueFull`,
         `EngineRestarting`, `EngineLost`, `Draining`."""
-        self.pipeline.check(options)
+        select(options, self.card)
         with contract_errors():
             self._reserve(_Request((), options, deadline, False, Progress()), 1)
 
@@ -135,7 +136,7 @@ class BatchingPipeline:
         """
         started = time.monotonic()
         progress = Progress() if progress is None else progress
-        self.pipeline.check(options)
+        select(options, self.card)
         request = _Request(files, options, deadline, keep_pictures, progress)
         with contract_errors():
             async with asyncio.timeout_at(deadline):
@@ -154,8 +155,7 @@ class BatchingPipeline:
         at_once = min(count, TILED_BATCHES * self.batcher.limits.max_batch_size)
         with self._reserve(request, at_once, count) as room:
             run = partial(self._run, room, request.progress)
-            card, options = self.pipeline.card, request.options
-            slides = Slides(card, options, self._reader, self._limits, run, request.progress, at_once)
+            slides = Slides(self.card, request.options, self._reader, self._limits, run, request.progress, at_once)
             return await _each(request.files, partial(slides.predict, request.keep_pictures))
 
     async def _predict_one(
@@ -164,13 +164,11 @@ class BatchingPipeline:
         if self._is_alone(file) and (answer := await self._predict_alone(request, room, file)):
             return answer
         with named(index):
-            rule = self.pipeline.card.input
+            rule = self.card.input
             (kept, canvas), decode_s = await self._reader.read(file, self._limits, rule, request.keep_pictures)
         request.progress.passed("decode", decode_s)
         outcome = await self._run(room, request.progress, canvas)
-        result, postprocess_s = await self._reader.threads.write(
-            self.pipeline.finish, canvas, outcome.result, request.options
-        )
+        result, postprocess_s = await self._reader.threads.write(self._finish, canvas, outcome.result, request.options)
         request.progress.passed("postprocess", postprocess_s)
         return PictureAnswer(result, kept, outcome.batch_size)
 
@@ -180,10 +178,10 @@ class BatchingPipeline:
 
     async def _predict_alone(self, request: _Request, room: _Room, file: bytes | Picture) -> PictureAnswer | None:
         """None: there is no memory for it now."""
-        rule, keep = self.pipeline.card.input, request.keep_pictures
+        rule, keep = self.card.input, request.keep_pictures
         work = Alone(
             lambda: self._reader.read_now(file, self._limits, rule, keep),
-            lambda canvas, found: self.pipeline.finish(canvas, found, request.options),
+            lambda canvas, found: self._finish(canvas, found, request.options),
         )
         outcome = await self._submit(room, request.progress, ALONE, work)
         answered = cast("Answered", outcome.result)
@@ -218,9 +216,12 @@ class BatchingPipeline:
         lead_s = self._reader.threads.backlog_s
         return self.batcher.reserve(at_once, cost, request.deadline, priority, lead_s, in_all)
 
+    def _finish(self, canvas: Canvas, found: Detections, options: PredictOptions) -> ImageResult:
+        return to_image_result(found.detections, found.masks, canvas, self.card, options)
+
     @cached_property
     def _canvas_bytes(self) -> int:
-        return usual_bytes(self.pipeline.card.input)
+        return usual_bytes(self.card.input)
 
 
 def _bytes_of(file: bytes | Picture) -> int:
