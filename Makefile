@@ -51,6 +51,7 @@ bench: install  ## the benchmarks that need no GPU, into benchmarks/results (min
 	$(VENV)/bin/python benchmarks/model.py --json benchmarks/results/model.json --plot benchmarks/results/model.png
 	$(VENV)/bin/python benchmarks/serving.py --json benchmarks/results/serving.json --plot benchmarks/results/serving.png
 	$(VENV)/bin/python benchmarks/masks.py --json benchmarks/results/masks.json --plot benchmarks/results/masks.png
+	$(VENV)/bin/python benchmarks/decode.py --json benchmarks/results/decode.json --plot benchmarks/results/decode.png
 
 soak: install  ## a server under mixed load, reloads, overload and SIGTERM, for MINUTES=30
 	$(VENV)/bin/python -m benchmarks.soak --minutes $(MINUTES) --output benchmarks/results/soak
