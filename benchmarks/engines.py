@@ -1,6 +1,6 @@
 """What a second engine brings: pictures a second of one queue before one engine, and before two.
 
-    python benchmarks/engines.py --json engines.json
+    python benchmarks/engines.py --json engines.json --plot engines.png
 
 Engines that sleep (20 ms a batch and 10 ms a picture, batches of 4), so that the figure is that of the scheduling, on
 any machine: two that are alike, and two of which one is three times slower. 16 callers for each engine ask again as
@@ -17,13 +17,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
-from benchmarks.gpu.measuring import Summary, write_report
-from benchmarks.serving import machine
+from benchmarks.gpu.measuring import Summary
+from benchmarks.reporting import Rows, add_outputs, bars, publish
 from server.contract.wire import PredictOptions
 from server.engines.fake import FakeEngine
 from server.models import Model, Models
@@ -53,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     arguments = _parser().parse_args(argv)
     rows = [row for case in CASES for row in _rows(case, arguments.rounds, arguments.seconds)]
-    print(table(rows))
-    if arguments.json:
-        write_report(arguments.json, machine(), rows)
+    publish(arguments, rows, table, partial(bars, title="pictures/s"))
     return 0
 
 
@@ -64,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--rounds", type=int, default=5, help="how often every variant has a turn (default 5)")
     add("--seconds", type=float, default=2.0, help="length of a turn (default 2)")
-    add("--json", type=Path, metavar="FILE", help="write the figures there")
+    add_outputs(parser)
     return parser
 
 
@@ -131,7 +130,7 @@ def _png() -> bytes:
     return file.getvalue()
 
 
-def table(measured: Sequence[dict[str, Any]]) -> str:
+def table(measured: Rows) -> str:
     """The rows for a person."""
     lines = [f"{'':<24} {'':<6} {'pictures/s':>10} {'10 % .. 90 %':>16} {'ratio':>6} {'predicted':>9}"]
     for row in measured:

@@ -51,7 +51,7 @@ class Model:
 
     @property
     def card(self) -> ModelCard:
-        return self.serving.pipeline.card
+        return self.serving.card
 
     @property
     def ref(self) -> ModelRef:
@@ -60,7 +60,7 @@ class Model:
     @property
     def engine(self) -> Engine:
         """The first one of the moment: an engine that fails is replaced."""
-        return self.serving.pipeline.engine
+        return engine_of(self.serving.engines[0])
 
     @property
     def engines(self) -> list[EngineHealth]:

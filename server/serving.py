@@ -18,7 +18,7 @@ from server.engines.base import Detections, Engine
 from server.pictures.budget import NoRoom
 from server.pictures.decode import Limits, Picture
 from server.pictures.reader import PictureReader
-from server.pipeline import Pipeline
+from server.postprocess import select, to_image_result
 from server.preprocess import Canvas, usual_bytes
 from server.record import Progress
 from server.scheduling.supervision import RestartPolicy, Supervised
@@ -89,25 +89,21 @@ class BatchingPipeline:
             )
             for index, engine in enumerate(engines)
         ]
+        self.card = engines[0].card
         self._limits = limits
         self.batcher = _Batcher(self.engines, queue_limits, stats)
         self._reader = reader
 
-    @property
-    def pipeline(self) -> Pipeline:
-        """Around the first of the engines of the moment."""
-        return Pipeline(engine_of(self.engines[0]), self._limits)
-
     async def start(self) -> None:
-        """Warms up the engines and what is compiled, in threads, side by side, and takes work with the engines that
+        """Warms up what is compiled and the engines, in threads, these side by side, and takes work with those that
         passed their first runs. Raises what one of these raised where none did."""
-        starts = asyncio.gather(*(engine.start() for engine in self.engines), return_exceptions=True)
-        outcomes, _ = await asyncio.gather(starts, asyncio.to_thread(compiled.load))
+        await asyncio.to_thread(compiled.load)  # first: an engine that had to wait for it would seem to hang
+        outcomes = await asyncio.gather(*(engine.start() for engine in self.engines), return_exceptions=True)
         failures = [outcome for outcome in outcomes if outcome is not None]
         if len(failures) == len(self.engines):
             raise failures[0]
         for failure in failures:
-            logger.error("the model %s goes on without an engine", self.pipeline.card.name, exc_info=failure)
+            logger.error("the model %s goes on without an engine", self.card.name, exc_info=failure)
         self.batcher.start()
 
     async def close(self) -> None:
@@ -119,7 +115,7 @@ class BatchingPipeline:
     def check_admission(self, options: PredictOptions, deadline: float | None = None) -> None:
         """Raises what `predict` would raise at once, before a body is read: `BadParameter`, `QueueFull`,
         `EngineRestarting`, `EngineLost`, `Draining`."""
-        self.pipeline.check(options)
+        select(options, self.card)
         with contract_errors():
             self._reserve(_Request((), options, deadline, False, Progress()), 1)
 
@@ -148,7 +144,7 @@ class BatchingPipeline:
         """
         started = time.monotonic()
         progress = Progress() if progress is None else progress
-        self.pipeline.check(options)
+        select(options, self.card)
         request = _Request(files, options, deadline, keep_pictures, progress)
         with contract_errors():
             async with asyncio.timeout_at(deadline):
@@ -167,8 +163,7 @@ class BatchingPipeline:
         at_once = min(count, (len(self.engines) + TILED_BATCHES_AHEAD) * self.batcher.limits.max_batch_size)
         with self._reserve(request, at_once, count) as room:
             run = partial(self._run, room, request.progress)
-            card, options = self.pipeline.card, request.options
-            slides = Slides(card, options, self._reader, self._limits, run, request.progress, at_once)
+            slides = Slides(self.card, request.options, self._reader, self._limits, run, request.progress, at_once)
             return await _each(request.files, partial(slides.predict, request.keep_pictures))
 
     async def _predict_one(
@@ -177,13 +172,10 @@ class BatchingPipeline:
         if self._is_alone(file) and (answer := await self._predict_alone(request, room, file)):
             return answer
         with named(index):
-            rule = self.pipeline.card.input
-            (kept, canvas), decode_s = await self._reader.read(file, self._limits, rule, request.keep_pictures)
+            (kept, canvas), decode_s = await self._reader.read(file, self._limits, self.card, request.keep_pictures)
         request.progress.passed("decode", decode_s)
         outcome = await self._run(room, request.progress, canvas)
-        result, postprocess_s = await self._reader.threads.write(
-            self.pipeline.finish, canvas, outcome.result, request.options
-        )
+        result, postprocess_s = await self._reader.threads.write(self._finish, canvas, outcome.result, request.options)
         request.progress.passed("postprocess", postprocess_s)
         return PictureAnswer(result, kept, outcome.batch_size)
 
@@ -193,10 +185,10 @@ class BatchingPipeline:
 
     async def _predict_alone(self, request: _Request, room: _Room, file: bytes | Picture) -> PictureAnswer | None:
         """None: there is no memory for it now."""
-        rule, keep = self.pipeline.card.input, request.keep_pictures
+        keep = request.keep_pictures
         work = Alone(
-            lambda: self._reader.read_now(file, self._limits, rule, keep),
-            lambda canvas, found: self.pipeline.finish(canvas, found, request.options),
+            lambda: self._reader.read_now(file, self._limits, self.card, keep),
+            lambda canvas, found: self._finish(canvas, found, request.options),
         )
         outcome = await self._submit(room, request.progress, ALONE, work)
         answered = cast("Answered", outcome.result)
@@ -231,9 +223,12 @@ class BatchingPipeline:
         lead_s = self._reader.threads.backlog_s
         return self.batcher.reserve(at_once, cost, request.deadline, priority, lead_s, in_all)
 
+    def _finish(self, canvas: Canvas, found: Detections, options: PredictOptions) -> ImageResult:
+        return to_image_result(found.detections, found.masks, canvas, self.card, options)
+
     @cached_property
     def _canvas_bytes(self) -> int:
-        return usual_bytes(self.pipeline.card.input)
+        return usual_bytes(self.card.input)
 
 
 def _worker_again(make_engine: Callable[[int], Engine], index: int, max_batch: int) -> EngineWorker:

@@ -13,6 +13,8 @@ from typing import Any
 from benchmarks.overhead import load
 
 OURS, BASELINE = "maskline serve", "FastAPI thread pool"
+OPENVINO = "maskline, OpenVINO"
+"""The same with the engine that it takes by itself; OURS has the runtime of the peers."""
 MAX_BATCH_SIZE = 8
 BOUNDARY = "b0undary"
 
@@ -38,13 +40,16 @@ class Contestant:
 
 def contestants(bundle: Path, peer_python: str) -> list[Contestant]:
     """The baseline first."""
-    peer = [peer_python, "-m", "benchmarks.overhead.peers"]
+    peers = "benchmarks.overhead.peers"
     ours = [sys.executable, "-m", "server", str(bundle), "--threads", "1", "--log-level", "warning"]
-    bento = [peer_python, "-m", "bentoml", "serve", "benchmarks.overhead.peers.bentoml_batches:Small"]
+    bento = [peer_python, "-m", "bentoml", "serve", f"{peers}.bentoml_batches:Small"]
     return [
-        Contestant(BASELINE, _with_port(peer, "fastapi_threads"), "/health", _raw),
-        Contestant(OURS, lambda port: [*ours, "--port", str(port)], "/health/ready", _raw),
-        Contestant("LitServe", _with_port(peer, "litserve_batches"), "/health", _form),
+        Contestant(BASELINE, _with_port([peer_python, "-m", f"{peers}.fastapi_threads"]), "/health", _raw),
+        *(
+            Contestant(name, _with_port([*ours, "--engine", engine, "--port"]), "/health/ready", _raw)
+            for name, engine in ((OURS, "onnxruntime"), (OPENVINO, "openvino"))
+        ),
+        Contestant("LitServe", _with_port([peer_python, "-m", f"{peers}.litserve_batches"]), "/health", _form),
         Contestant(
             "BentoML",
             lambda port: [*bento, "--host", "127.0.0.1", "--port", str(port)],
@@ -67,8 +72,8 @@ def disagreement(expected: Sequence[dict[str, Any]], found: Sequence[dict[str, A
     return ""
 
 
-def _with_port(peer: Sequence[str], module: str) -> Callable[[int], list[str]]:
-    return lambda port: [*peer[:-1], f"{peer[-1]}.{module}", str(port)]
+def _with_port(command: Sequence[str]) -> Callable[[int], list[str]]:
+    return lambda port: [*command, str(port)]
 
 
 def _raw(picture: bytes) -> tuple[bytes, str]:

@@ -100,12 +100,14 @@ def has_cuda() -> bool:
 
 
 def _import_runtime() -> Any:
+    """Without the reports of every start that its package for Linux would send to its maker."""
     if _is_installed("onnxruntime") and _is_installed("onnxruntime-gpu"):
         raise EngineUnavailable(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. Remove both "
             "(pip uninstall onnxruntime onnxruntime-gpu) and install one: "
             "pip install 'maskline[cpu]' or 'maskline[gpu]'."
         )
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read at the import
     try:
         import onnxruntime
     except ImportError as error:

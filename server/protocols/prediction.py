@@ -85,19 +85,20 @@ def _record(request: Request) -> Record:
 
 async def _unless_client_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The work's result. When the client goes first, cancels the work, so that it never reaches the engine."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for future in (task, gone):
-            future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        async with asyncio.timeout(None) as until_gone:
+            watch = asyncio.create_task(_end_when_gone(request, until_gone))
+            try:
+                return await work
+            finally:
+                watch.cancel()
+    except TimeoutError:
+        if until_gone.expired():
+            raise ClientDisconnect from None
+        raise
 
 
-async def _disconnected(request: Request) -> None:
+async def _end_when_gone(request: Request, until_gone: asyncio.Timeout) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    until_gone.reschedule(asyncio.get_running_loop().time())

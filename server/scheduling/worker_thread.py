@@ -33,12 +33,10 @@ class WorkerThread:
         then."""
         returned = self._put(function, *arguments)
         try:
-            await asyncio.wait({returned}, timeout=timeout_s)
-            if not returned.done():
-                raise Hung(f"The call has not returned within {timeout_s:g} s.")
-            result, error = returned.result()
-        finally:
-            returned.cancel()
+            async with asyncio.timeout(timeout_s):
+                result, error = await returned
+        except TimeoutError:
+            raise Hung(f"The call has not returned within {timeout_s:g} s.") from None
         if error:
             raise error
         return result  # type: ignore[no-any-return]

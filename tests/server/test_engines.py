@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -96,6 +97,23 @@ def test_openvino_tells_nobody_of_its_use() -> None:
         "assert 'openvino' in sys.modules and not any('openvino_telemetry.' in name for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import sys; from server.pipeline import Pipeline; Pipeline.open(sys.argv[1], 'onnxruntime').warm_up()",
+        "import export.graph.int8",
+    ],
+)
+def test_onnxruntime_tells_nobody_of_its_use(bundle: Bundle, tmp_path: Path, script: str) -> None:
+    """Its package for Linux reports to its maker, and begins with an id of the machine in the user's cache."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    command = [sys.executable, "-c", script, str(bundle.path)]
+    subprocess.run(command, check=True, env={**environment, "HOME": str(home)}, timeout=120)
+    assert not list(home.rglob("*onnxruntime*"))
 
 
 def test_onnxruntime_on_a_lost_gpu_says_so_and_is_not_asked_again(
