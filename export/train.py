@@ -8,9 +8,10 @@
 `coco:DIR` is DIR/annotations/instances_{train,val}.json with pictures in DIR/train and DIR/val. The output folder gets
 best.pt and last.pt (weights for export/build_engine.py), curves.png, predictions/, tensorboard/ and the losses and
 metrics as JSON lines. The same command with --resume goes on from last.pt. A SIGTERM or Ctrl-C finishes the step and
-saves. Exit status: 0 done or stopped by a signal, 1 a loss was not finite, 2 wrong usage, data or weights. Under torchrun
---resume also starts a run, and one stopped by a signal exits with 3: to torchrun 0 would mean that training is done.
-docs/training-at-scale.md has the commands for several machines.
+saves. Exit status: 0 done or stopped by a signal, 1 a loss was not finite, 2 wrong usage, data or weights.
+
+Under torchrun --resume also starts a run, and one stopped by a signal exits with 3: to torchrun 0 would mean that
+training is done. docs/training-at-scale.md has the commands for several machines.
 
 --init takes what build_engine.py --weights takes, of any family. The model keeps the layers and the rules of the
 weights (the section model of --config overrides rules: input.min_size, backbone.bn_eps, rpn.anchor_sizes) and gets new
@@ -20,7 +21,6 @@ predictors for classes other than theirs.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     arguments = _parser().parse_args(argv)
     from export.training.config import TrainingError
-    from export.training.distributed import process_group
+    from export.training.distributed import check_restarts, process_group
     from export.training.trainer import NonFiniteLossError
     from export.weights import WeightsError
 
     try:
+        check_restarts(arguments.resume)
         with process_group() as (rank, world_size):
             return _train(arguments, rank, world_size)
     except NonFiniteLossError as error:
@@ -104,8 +105,6 @@ def _goes_on(last: Path, resume: bool) -> bool:
     exists = from_first_process(last.exists)
     if exists and not resume:
         raise TrainingError(f"{last} exists already: --resume goes on from it, another --output starts anew")
-    if not resume and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
-        raise TrainingError("torchrun --max-restarts starts the same command again: it needs --resume from the beginning")
     return exists or (resume and not started_by_torchrun())
 
 

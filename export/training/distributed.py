@@ -53,6 +53,20 @@ def _own_gpu(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def check_restarts(resume: bool) -> None:
+    """Raises `TrainingError` where a restart by torchrun could not work. `resume`: the command has --resume."""
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        return
+    if not resume:
+        raise TrainingError("torchrun --max-restarts repeats its command: add --resume, which also starts a run")
+    # Its own store still has the addresses of the processes before, which the new ones would call (pytorch#135712).
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise TrainingError(
+            "torchrun --max-restarts needs --rdzv-backend=c10d, or --standalone, and "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        )
+
+
 def started_by_torchrun() -> bool:
     """Whether torchrun started this process, which may start the same command again."""
     return dist.is_available() and dist.is_torchelastic_launched()
@@ -81,12 +95,15 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     A parameter that a process did not use has a zero gradient there; momentum and decay go on, as in Keras.
     """
     learning = [p for p in parameters if p.requires_grad]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
-    if _in_group():
-        flat = sum_over_processes(torch.cat([g.flatten() for g in gradients]))
-        gradients = [part.view_as(g) for part, g in zip(torch.split(flat, [g.numel() for g in gradients]), gradients)]
-    for parameter, gradient in zip(learning, gradients, strict=True):
-        parameter.grad = gradient
+    for parameter in learning:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if not _in_group():
+        return
+    flat = torch.cat([p.grad.flatten() for p in learning if p.grad is not None])
+    dist.all_reduce(flat)
+    for parameter, part in zip(learning, torch.split(flat, [p.numel() for p in learning]), strict=True):
+        parameter.grad = part.view_as(parameter)
 
 
 def from_first_process(make: Callable[[], T]) -> T:

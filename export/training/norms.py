@@ -39,7 +39,7 @@ def check_norms(model: MaskRCNN, train_bn: bool) -> None:
 def synchronise_norms(model: MaskRCNN) -> None:
     """Replaces BatchNorm, in place, by one whose batch is that of all processes; parameters and names stay."""
     if model.mean.is_cuda:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -62,22 +62,27 @@ class _CpuSyncBatchNorm(nn.SyncBatchNorm):
         """[N, C, H, W] -> the same shape."""
         if not self.training:
             return super().forward(x)
-        count = _Sum.apply(x.new_tensor([x.numel() / self.num_features]))
-        mean = _Sum.apply(x.sum((0, 2, 3))) / count
+        count = _sum(x.new_tensor([x.numel() / self.num_features]))
+        mean = _sum(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        variance = _sum(centred.square().sum((0, 2, 3))) / count
+        self._remember(mean, variance * count / (count - 1).clamp(min=1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-        self.num_batches_tracked += 1
+        # The base class allows for norms without these; the model has none.
+        means, variances, steps, momentum = self.running_mean, self.running_var, self.num_batches_tracked, self.momentum
+        if means is not None and variances is not None and steps is not None and momentum is not None:
+            means.lerp_(mean, momentum)
+            variances.lerp_(variance, momentum)
+            steps.add_(1)
+
+
+def _sum(values: Tensor) -> Tensor:
+    summed: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    return summed
 
 
 class _Sum(torch.autograd.Function):
@@ -90,7 +95,7 @@ class _Sum(torch.autograd.Function):
         return summed
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # one input, one output
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         summed = gradient.contiguous().clone()
         dist.all_reduce(summed)
         return summed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from export.model.mask_rcnn import MaskRCNN
 from export.training.config import Layers, OptimizerConfig, Regime
