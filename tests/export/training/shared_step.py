@@ -1,8 +1,8 @@
-"""What several processes do together: `torchrun ... -m tests.export.training.shared_step DIR`, or `share` in one.
+"""What several processes do together: `torchrun ... -m tests.export.training.shared_step DIR ROOT`, or `share` in one.
 
 Each process leaves `DIR/KIND-RANK.pt`, the change of each weight in one step of plain descent, which is the gradient,
 and of BatchNorm's statistics; and `DIR/RANK.json`, what it measured and what it refused. `DIR/KIND/losses.jsonl` is
-the trainer's own.
+the trainer's own. `ROOT/straight` gets a run of `ROOT/run.json` over `ROOT/data`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from export.model.config import FpnConfig, HeadConfig
 from export.model.mask_rcnn import MaskRCNN
-from export.training.config import TrainingConfig, TrainingError
+from export.training.config import TrainingConfig, TrainingError, training_config
 from export.training.dataset import Picture
 from export.training.distributed import process_group
 from export.training.evaluation import evaluate
+from export.training.setup import make_model, open_data, read_settings
 from export.training.shapes import ShapesSet
 from export.training.trainer import Trainer
 from tests.export.training.small import SIZE, small_model_config, small_training
@@ -111,6 +112,15 @@ def _trainer(config: TrainingConfig, pictures: int, output: Path, rank: int, wor
     return Trainer(model, data, data, config, output / "nothing", rank=rank, world_size=world_size)
 
 
+def _run_straight(root: Path, rank: int, world_size: int) -> None:
+    model_values, training_values = read_settings(root / "run.json", [], None)
+    config = training_config(training_values)
+    train, val = open_data([f"coco:{root / 'data'}"], config)
+    model = make_model(train.classes, model_values, config.seed, None).model
+    assert Trainer(model, train, val, config, root / "straight", rank=rank, world_size=world_size).run()
+
+
 if __name__ == "__main__":
     with process_group() as (rank, world_size):
         share(Path(sys.argv[1]), rank, world_size)
+        _run_straight(Path(sys.argv[2]), rank, world_size)

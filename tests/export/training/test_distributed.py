@@ -16,6 +16,9 @@ from tests.export.training.mortal import FATAL_READ
 from tests.export.training.shared_step import KINDS, share
 from tests.export.training.small import SMALL_CONFIG_FILE, write_coco
 
+STEPS, PICTURES, BATCH, CHECKPOINT_EVERY = 7, 7, 3, 2
+"""Three epochs, none of which ends where a step does but the last."""
+
 PROGRAM = """
 import os
 import torch
@@ -58,11 +61,31 @@ def torchrun(*arguments: object, environment: dict[str, str] | None = None) -> s
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `one` and `two`: what `shared_step` makes in one process and in two."""
+    """Folders `one` and `two`: what `shared_step` does in one process and in two; `straight`: a run of `run.json`."""
     root = tmp_path_factory.mktemp("shared")
+    write_coco(root / "data", "train", PICTURES, seed=0)
+    write_coco(root / "data", "val", 2, seed=1)
+    optimizer = {"learning_rate": 0.01, "decay": "cosine", "ema_decay": 0.9}
+    training: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "checkpoint_every": CHECKPOINT_EVERY}
+    training = SMALL_CONFIG_FILE["training"] | training | {"train_bn": True, "optimizer": optimizer}
+    (root / "run.json").write_text(json.dumps(SMALL_CONFIG_FILE | {"training": training}))
     share(root / "one")
-    torchrun("-m", "tests.export.training.shared_step", root / "two")
+    torchrun("-m", "tests.export.training.shared_step", root / "two", root)
     return root
+
+
+@pytest.fixture(scope="module")
+def restarted(shared: Path) -> Path:
+    """`killed`: the run once more, one of its processes killed on the way; `reads`: what they read."""
+    (shared / "reads").mkdir()
+    arguments = ["--data", f"coco:{shared / 'data'}", "--config", shared / "run.json", "--resume"]
+    printed = torchrun(
+        "--max-restarts=1",
+        *("-m", "tests.export.training.mortal", shared / "reads", *arguments, "--output", shared / "killed"),
+        environment={"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+    )
+    assert f"from step {CHECKPOINT_EVERY} to {STEPS}" in printed
+    return shared
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,37 +127,6 @@ def test_processes_that_disagree_are_told_so(shared: Path) -> None:
     assert pictures.startswith("TrainingError: numbers of pictures, or classes, differ: (2, 2, ")
     assert checkpoint.startswith("CheckpointError: ")
     assert checkpoint.endswith("nothing to resume")
-
-
-STEPS, PICTURES, BATCH, CHECKPOINT_EVERY = 7, 7, 3, 2
-"""Three epochs, none of which ends where a step does but the last."""
-
-
-@pytest.fixture(scope="module")
-def restarted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `straight` and `killed`, two runs of the same command, and `reads` of the second."""
-    root = tmp_path_factory.mktemp("restarted")
-    write_coco(root / "data", "train", PICTURES, seed=0)
-    write_coco(root / "data", "val", 2, seed=1)
-    training: dict[str, Any] = {
-        "steps": STEPS,
-        "batch_size": BATCH,
-        "checkpoint_every": CHECKPOINT_EVERY,
-        "train_bn": True,
-        "optimizer": {"learning_rate": 0.01, "decay": "cosine", "ema_decay": 0.9},
-    }
-    config = SMALL_CONFIG_FILE | {"training": SMALL_CONFIG_FILE["training"] | training}
-    (root / "run.json").write_text(json.dumps(config))
-    (root / "reads").mkdir()
-    arguments = ["--data", f"coco:{root / 'data'}", "--config", root / "run.json", "--resume", "--output"]
-    torchrun("-m", "export.train", *arguments, root / "straight")
-    printed = torchrun(
-        "--max-restarts=1",
-        *("-m", "tests.export.training.mortal", root / "reads", *arguments, root / "killed"),
-        environment={"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
-    )
-    assert f"from step {CHECKPOINT_EVERY} to {STEPS}" in printed
-    return root
 
 
 def test_a_killed_worker_is_restarted_from_the_last_checkpoint_to_the_same_end(restarted: Path) -> None:
