@@ -3,7 +3,7 @@
     python export/train.py --data shapes --output runs/shapes
     python export/train.py --data coco:DIR --config export/training/recipes/nuclei.yaml --output runs/nuclei
     python export/train.py --data coco:DIR --init mask_rcnn_coco.h5 --output runs/mine
-    torchrun --nproc-per-node 2 -m export.train --data coco:DIR
+    torchrun --standalone --nproc-per-node 2 -m export.train --data coco:DIR
 
 `coco:DIR` is DIR/annotations/instances_{train,val}.json with pictures in DIR/train and DIR/val. The output folder gets
 best.pt and last.pt (weights for export/build_engine.py), curves.png, predictions/, tensorboard/ and the losses and

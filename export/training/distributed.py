@@ -1,8 +1,8 @@
 """Training over several processes, started by torchrun; a single process needs none of it and every call is a no-op.
 
 Gradients are summed by hand after the backward pass, because losses are already divided by counts over all processes
-and the model is called part by part, which a wrapper around `forward` does not see. Every function but
-`process_group` and `training_device` is for all processes to call, in the same order.
+and the model is called part by part, which a wrapper around `forward` does not see. What exchanges something is for
+all processes to call, in the same order.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def check_same(value: Any, what: str) -> None:
     dist.all_gather_object(values, value)
     for rank, other in enumerate(values):
         if other != values[0]:
-            raise TrainingError(f"{what} differ: {values[0]} on process 0, {other} on process {rank}")
+            raise TrainingError(f"process {rank} has another {what} than process 0")
 
 
 def copy_from_first_process(model: nn.Module) -> None:

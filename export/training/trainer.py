@@ -72,8 +72,8 @@ class Trainer:
                 f"batch_size / accumulate = {config.batch_size // config.accumulate} pictures "
                 f"are too few for {world_size} processes"
             )
-        check_same((config, model.config), "configurations")
-        check_same((len(train), len(val), train.classes), "numbers of pictures, or classes,")
+        check_same((config, model.config), "configuration (--config, --init)")
+        check_same((len(train), len(val), train.classes), "number of pictures, or other classes,")
         check_norms(model, config.train_bn)
         copy_from_first_process(model)
         if config.train_bn and world_size > 1:

@@ -123,8 +123,8 @@ def test_processes_that_disagree_are_told_so(shared: Path) -> None:
     first, second = (json.loads((shared / f"two/{rank}.json").read_text())["refusals"] for rank in range(2))
     assert first == second
     settings, pictures, checkpoint = first
-    assert settings.startswith("TrainingError: configurations differ: ")
-    assert pictures.startswith("TrainingError: numbers of pictures, or classes, differ: (2, 2, ")
+    assert settings == "TrainingError: process 1 has another configuration (--config, --init) than process 0"
+    assert pictures == "TrainingError: process 1 has another number of pictures, or other classes, than process 0"
     assert checkpoint.startswith("CheckpointError: ")
     assert checkpoint.endswith("nothing to resume")
 
