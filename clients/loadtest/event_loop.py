@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run` with timers good to about 0.1 ms where epoll would round them up to whole milliseconds."""
-    with asyncio.Runner(loop_factory=_exact_loop if sys.platform == "linux" else None) as runner:
+    with _short_collections(), asyncio.Runner(loop_factory=_exact_loop if sys.platform == "linux" else None) as runner:
         return runner.run(main)
 
 
 @contextmanager
-def short_collections() -> Iterator[None]:
+def _short_collections() -> Iterator[None]:
     """The garbage collector looks at nothing that was there before: that would stop the loop for over 10 ms."""
     gc.collect()
     gc.freeze()

@@ -24,7 +24,6 @@ import aiohttp
 from clients.errors import UnreachableError
 from clients.loadtest.adapters import MASKLINE, Adapter, Request
 from clients.loadtest.answers import Answers
-from clients.loadtest.event_loop import short_collections
 from clients.loadtest.load import ClosedLoop, Load, MultiStream, Offline, OpenLoop
 from clients.loadtest.metrics import Scrapes
 from clients.loadtest.mlperf import rank
@@ -158,8 +157,7 @@ class Run:
             await self._reach(session)
             scraping = asyncio.create_task(self.scrapes.collect(session, -self.elapsed_s))
             try:
-                with short_collections():
-                    await self._send(session)
+                await self._send(session)
             finally:
                 scraping.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
