@@ -84,7 +84,7 @@ def headers(api_key: str | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Exponential, jittered, capped; only for 429, 502, 503, a proxy's own 500, and failures of the connection. Seconds.
+    """Exponential, jittered, capped; only for 429, 502, 503, a proxy's own 500 and broken connections. Seconds.
 
     `retries`: tries after the first one. A patient policy does not count those that a busy server sent away with a
     Retry-After. A Retry-After is honoured to its full length: asking sooner would only add to the server's load. No try

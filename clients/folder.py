@@ -7,15 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from clients.picture import encode
+
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """`name` is what outputs call it: its path within the folder that was given, or its file name."""
+    """`name` is what outputs call it: its path within the folder that was given, or its file name. `image_id`: that of
+    the COCO dataset that it is from."""
 
     path: Path
     name: PurePosixPath
+    image_id: int | None = None
+
+    def read(self) -> bytes:
+        """Raises `InvalidPictureError`."""
+        return encode(self.path)
 
 
 def find(given: Sequence[Path], outputs: Iterable[Path]) -> list[PictureFile]:

@@ -20,8 +20,8 @@ from server.contract.errors import NotReady
 from server.models import Models
 from server.settings import Settings
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that this process starts reports nothing to its makers
-from ray import serve  # noqa: E402 - reads the variable
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that is started here
+from ray import serve
 
 NAME: Final = "maskline"
 OWN: Final = ("host", "port", "root_path", "header_timeout_s", "keep_alive_s", "max_connections")

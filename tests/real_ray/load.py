@@ -88,7 +88,9 @@ def load(url: str, retrying: int = 6, bare: int = 0) -> Iterator[Load]:
 
     with Client(url) as patient, Client(url, retries=0) as hasty:
         callers = [(patient, outcome.retrying)] * retrying + [(hasty, outcome.bare)] * bare
-        threads = [threading.Thread(target=call, args=(client, 5 * n, asked)) for n, (client, asked) in enumerate(callers)]
+        threads = [
+            threading.Thread(target=call, args=(client, 5 * n, asked)) for n, (client, asked) in enumerate(callers)
+        ]
         for thread in threads:
             thread.start()
         try:
