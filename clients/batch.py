@@ -23,20 +23,22 @@ from clients.folder import PictureFile, same_name
 from clients.in_process import Answers, Found, Job
 from clients.outputs import Results
 from clients.shown import Shown, sentence
-from clients.sources import Shard, open_source
+from clients.sources import Shard, SourceError, open_source
 
 ENGINES = ("auto", "onnxruntime", "openvino", "tensorrt", "fake")
 LOCAL = "local"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 1 when a picture got no answer, or the source or the output cannot be used; 2 for bad usage."""
+    """Exit status: 0; 1 when a picture got no answer, or a file cannot be read or written; 2 for bad usage."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.output.suffix != ".json":
         parser.error(f"--output {arguments.output}: give a file.json")
     try:
         return _run(arguments)
+    except SourceError as error:
+        parser.error(str(error))
     except MasklineError as error:
         print(sentence(error), file=sys.stderr)
     except OSError as error:

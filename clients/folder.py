@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from clients.picture import encode
-
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -23,6 +21,8 @@ class PictureFile:
 
     def read(self) -> bytes:
         """Raises `InvalidPictureError`."""
+        from clients.picture import encode
+
         return encode(self.path)
 
 

@@ -128,11 +128,10 @@ def _coco(folder: Path, split: str) -> list[PictureFile]:
     path = folder / "annotations" / f"instances_{split}.json"
     try:
         images = json.loads(path.read_text(encoding="utf-8"))["images"]
-        return [
-            PictureFile(folder / split / one["file_name"], PurePosixPath(one["file_name"]), one["id"]) for one in images
-        ]
+        named = [(PurePosixPath(one["file_name"]), int(one["id"])) for one in images]
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{path} is no COCO dataset: {error!r}.") from error
+    return [PictureFile(folder / split / name, name, image_id) for name, image_id in named]
 
 
 def _row_groups(given: Path, column: str) -> list[Shard]:

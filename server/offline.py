@@ -7,7 +7,7 @@ the last bit whenever it runs, also where an engine rounds differently in a larg
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -58,10 +58,12 @@ class Offline:
 
         Raises `EngineLost`.
         """
-        canvases = list(self._threads.map(lambda item: self._canvas(item, read), window))
+        pictures = list(self._threads.map(lambda item: self._canvas(item, read), window))
+        canvases = {k: picture for k, picture in enumerate(pictures) if isinstance(picture, Canvas)}
         with self._engine:
             found = self._infer(canvases)
-        return list(self._threads.map(self._finish, canvases, found))
+        answers = dict(zip(canvases, self._threads.map(self._finish, canvases.values(), found), strict=True))
+        return [one if isinstance(one, MasklineError) else answers[k] for k, one in enumerate(pictures)]
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -73,18 +75,17 @@ class Offline:
         except MasklineError as error:
             return error
 
-    def _infer(self, canvases: Sequence[Canvas | MasklineError]) -> list[Detections | MasklineError]:
+    def _infer(self, canvases: Mapping[int, Canvas]) -> list[Detections | MasklineError]:
         found: dict[int, Detections | MasklineError] = {}
         for batch in self._batches(canvases):
-            found.update(zip(batch, self._run([canvases[k] for k in batch]), strict=True))  # type: ignore[misc]  # canvases
-        return [found[k] if k in found else canvas for k, canvas in enumerate(canvases)]  # type: ignore[misc]  # errors
+            found.update(zip(batch, self._run([canvases[k] for k in batch]), strict=True))
+        return [found[k] for k in canvases]
 
-    def _batches(self, canvases: Sequence[Canvas | MasklineError]) -> Iterator[list[int]]:
-        """Indices of canvases of one size."""
+    def _batches(self, canvases: Mapping[int, Canvas]) -> Iterator[list[int]]:
+        """Keys of canvases of one size."""
         by_size: dict[tuple[int, ...], list[int]] = {}
-        for k, canvas in enumerate(canvases):
-            if isinstance(canvas, Canvas):
-                by_size.setdefault(canvas.image.shape, []).append(k)
+        for k, canvas in canvases.items():
+            by_size.setdefault(canvas.image.shape, []).append(k)
         most = min(MAX_BATCH, self._pipeline.engine.max_batch or MAX_BATCH)
         for same in by_size.values():
             yield from (same[first : first + most] for first in range(0, len(same), most))
@@ -98,7 +99,5 @@ class Offline:
         except EngineFailed as error:
             return [error] if len(batch) == 1 else [self._run([canvas])[0] for canvas in batch]
 
-    def _finish(self, canvas: Canvas | MasklineError, found: Detections | MasklineError) -> ImageResult | MasklineError:
-        if isinstance(canvas, MasklineError):
-            return canvas
+    def _finish(self, canvas: Canvas, found: Detections | MasklineError) -> ImageResult | MasklineError:
         return found if isinstance(found, MasklineError) else self._pipeline.finish(canvas, found, self._options)
