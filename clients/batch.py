@@ -16,14 +16,17 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clients.errors import MasklineError
-from clients.exchange import Options, query
 from clients.folder import PictureFile, same_name
-from clients.in_process import Answers, Found, Job
 from clients.outputs import Results
 from clients.shown import Shown, sentence
 from clients.sources import Shard, SourceError, open_source
+
+if TYPE_CHECKING:
+    from clients.exchange import Options
+    from clients.in_process import Answers, Found
 
 ENGINES = ("auto", "onnxruntime", "openvino", "tensorrt", "fake")
 LOCAL = "local"
@@ -66,6 +69,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _answers(arguments: argparse.Namespace, shards: list[Shard], output: Results) -> Answers:
+    from clients.exchange import query
+    from clients.in_process import Job
+
     job = Job(str(arguments.model.resolve()), query(_options(arguments)), arguments.engine)
     if arguments.ray is None:
         return job.answer(shards, output.holds, None)

@@ -7,7 +7,7 @@ import importlib
 import itertools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any
@@ -49,12 +49,26 @@ class Job:
             yield from answer(offline, shards, done)
 
     def open(self, threads: int | None) -> Any:
-        """A `server.offline.Offline`. By module name: the client is installed, and type checked, without the server."""
+        """A `server.offline.Offline`."""
         options = PredictOptions.from_query(self.query)
-        try:
+        with _installed():
             return importlib.import_module("server.offline").Offline.open(self.bundle, options, self.engine, threads)
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("answering in process", str(error.name), "server,cpu") from error
+
+    def check(self) -> None:
+        """Raises what `open` would raise of the bundle and the options, without an engine."""
+        options = PredictOptions.from_query(self.query)
+        with _installed():
+            bundle = importlib.import_module("server.repository").load_bundle(self.bundle)
+            importlib.import_module("server.postprocess").select(options, bundle.card)
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """The server's modules are found by name: the client is installed, and type checked, without them."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("answering in process", str(error.name), "server,cpu") from error
 
 
 def answer(offline: Any, shards: Iterable[Shard], done: Callable[[PictureFile], bool]) -> Answers:

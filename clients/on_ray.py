@@ -44,23 +44,28 @@ def answer_on_ray(address: str | None, job: Job, shards: Sequence[Shard]) -> Ans
     Without an address: the cluster that the environment names, else one that lives as long as this.
 
     Raises:
-        MissingExtraError: no Ray here. MasklineError: no cluster, or the bundle cannot be loaded or not so be used.
+        MissingExtraError: no Ray here.
+        MasklineError: no cluster; the bundle cannot be loaded, here or there; options that are not for it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that is started here
     try:
         import ray.data
     except ModuleNotFoundError as error:
         raise MissingExtraError("maskline batch --ray", str(error.name), "ray") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it would print traces of what is one sentence below
     try:
         ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError) as error:
         raise MasklineError(f"No Ray cluster at {address}: {error}") from error
     try:
+        job.check()
         rows = _rows(ray.data, job, shards, workers_of([node["Resources"] for node in ray.nodes() if node["Alive"]]))
         pictures = (picture for shard in shards for picture in shard.listed())
         for picture, row in zip(pictures, rows, strict=True):
             yield picture, _found(row)
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().rpartition("\n")[2]  # after the trace of a worker
+        raise MasklineError(f"The cluster gave up. {reason}") from error
     finally:
         ray.shutdown()
 

@@ -32,11 +32,19 @@ class ServeCluster:
         """Deploys with the fake engine, or makes a rolling update of what is there; returns when it is done."""
         serve.run(app({"engine": "fake", "log_level": "warning", **settings}))
 
+    def remove(self) -> None:
+        serve.delete("default")
+
     def replicas(self) -> list[int]:
         """Process ids of the replicas that run."""
-        raylets = [process.process.pid for node in self.nodes.worker_nodes for process in node.all_processes["raylet"]]
-        command = ["pgrep", "-f", "ServeReplica", "-P", ",".join(map(str, raylets))]
-        return [int(pid) for pid in subprocess.run(command, capture_output=True, check=False, text=True).stdout.split()]
+        return workers(self.nodes, "ServeReplica")
+
+
+def workers(nodes: Cluster, title: str) -> list[int]:
+    """Process ids of the cluster's workers whose title has these words."""
+    raylets = [process.process.pid for node in nodes.worker_nodes for process in node.all_processes["raylet"]]
+    command = ["pgrep", "-f", title, "-P", ",".join(map(str, raylets))]
+    return [int(pid) for pid in subprocess.run(command, capture_output=True, check=False, text=True).stdout.split()]
 
 
 @pytest.fixture(scope="session")
