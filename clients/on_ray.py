@@ -52,7 +52,7 @@ def answer_on_ray(address: str | None, job: Job, shards: Sequence[Shard]) -> Ans
         import ray.data
     except ModuleNotFoundError as error:
         raise MissingExtraError("maskline batch --ray", str(error.name), "ray") from error
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it would print traces of what is one sentence below
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError) as error:

@@ -90,14 +90,24 @@ def end_after(lines: int, arguments: Sequence[str]) -> int:
     return process.returncode
 
 
-def test_a_line_that_was_cut_is_written_again(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("lines", "cut", "is_there"),
+    [
+        pytest.param(7, 30, False, id="within a line"),
+        pytest.param(0, 0, False, id="before the first line"),
+        pytest.param(20, 0, False, id="after the last line"),
+        pytest.param(20, 0, True, id="when the file has just been put in its place"),
+    ],
+)
+def test_where_a_run_can_end(lines: int, cut: int, is_there: bool, tmp_path: Path):
     folder = make_folder(tmp_path / "in", 20)
     output, part = tmp_path / "results.json", tmp_path / "results.json.part"
     assert batch(folder, output) == 0
     whole = output.read_bytes()
-    records = [json.dumps(record).encode() for record in records_of(output)]
-    output.unlink()
-    part.write_bytes(b"\n".join(records[:7]) + b"\n" + records[7][:30])
+    records = [json.dumps(record).encode() + b"\n" for record in records_of(output)]
+    part.write_bytes(b"".join(records[:lines]) + (records[lines][:cut] if cut else b""))
+    if not is_there:
+        output.unlink()
     assert batch(folder, output, "--resume") == 0
     assert output.read_bytes() == whole
     assert not part.exists()

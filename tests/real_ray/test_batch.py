@@ -1,4 +1,4 @@
-"""`maskline batch` over a cluster: the same file as in one process, whoever dies. And Parquet: Ray comes with pyarrow."""
+"""`maskline batch` over a cluster: one file, whoever dies. And forms of Parquet, for which Ray brings pyarrow."""
 
 from __future__ import annotations
 
