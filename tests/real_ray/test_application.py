@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+import yaml
 from ray import serve
+from ray.serve.schema import ServeDeploySchema
 from starlette.types import Message
 
 from server.app import create_app
@@ -16,6 +18,7 @@ from server.engines.fake import FakeEngine
 from server.models import Models
 from server.ray_serve import Warmed, app
 from server.settings import Settings
+from tests.real_ray.conftest import ROOT
 
 
 class Cold(FakeEngine):
@@ -68,14 +71,20 @@ def deployment_of(**arguments: Any) -> serve.Deployment:
 
 
 def test_a_replica_has_a_gpu_and_as_many_threads_as_cpus(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MASKLINE_DRAIN_TIMEOUT_S", "25")
+    monkeypatch.setenv("MASKLINE_MAX_QUEUE_SIZE", "99")
     one = deployment_of(engine="fake", num_gpus="1", num_cpus="6", max_replicas="4")
-    assert one.ray_actor_options["num_gpus"] == 1
-    assert one.ray_actor_options["num_cpus"] == 6
-    assert one.max_ongoing_requests == 1024
+    assert one.ray_actor_options == {"num_cpus": 6, "num_gpus": 1}
+    assert one.max_ongoing_requests == 99
 
 
 @pytest.mark.parametrize("name", ["port", "host", "no_such_setting"])
 def test_settings_that_are_not_its_own_are_refused(name: str):
     with pytest.raises(ValueError, match=name):
         app({name: "1"})
+
+
+def test_the_config_file_is_one_of_serve_and_builds():
+    config = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "deploy" / "ray" / "serve.yaml").read_text()))
+    (application,) = config.applications
+    assert application.import_path == "server.ray_serve:app"
+    assert deployment_of(**application.args).ray_actor_options == {"num_cpus": 8, "num_gpus": 1}
