@@ -26,8 +26,8 @@ test-browser: install  ## the demo page in Chromium (Debian: chromium, chromium-
 	@command -v chromedriver >/dev/null || { echo "Install Chromium and its driver first: apt-get install chromium chromium-driver"; exit 1; }
 	$(VENV)/bin/python -m pytest tests/browser
 
-screenshots: install  ## write the README's pictures of the page into docs/images
-	SCREENSHOTS=docs/images $(VENV)/bin/python -m pytest tests/browser/test_looks.py -k readmes_picture
+screenshots: install  ## write the pictures of README and docs into docs/images
+	SCREENSHOTS=docs/images $(VENV)/bin/python -m pytest tests/browser/test_looks.py tests/browser/test_load_report.py -k "readmes_picture or picture_of_the_docs"
 
 test-clients: install  ## tools that people have already (Triton's client and others), unmodified, against a server
 	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
@@ -56,6 +56,7 @@ bench: install  ## the benchmarks that need no GPU, into benchmarks/results (min
 	$(VENV)/bin/python benchmarks/model.py --json benchmarks/results/model.json --plot benchmarks/results/model.png
 	$(VENV)/bin/python benchmarks/serving.py --json benchmarks/results/serving.json --plot benchmarks/results/serving.png
 	$(VENV)/bin/python benchmarks/masks.py --json benchmarks/results/masks.json --plot benchmarks/results/masks.png
+	$(VENV)/bin/python benchmarks/decode.py --json benchmarks/results/decode.json --plot benchmarks/results/decode.png
 
 soak: install  ## a server under mixed load, reloads, overload and SIGTERM, for MINUTES=30
 	$(VENV)/bin/python -m benchmarks.soak --minutes $(MINUTES) --output benchmarks/results/soak

@@ -88,14 +88,16 @@ def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         np.savez(pictures, **{case: picture(0, *size) for case, size in CASES.items()})
         weights = arguments.weights or folder / "weights.pth"
         if not arguments.weights:
-            _run([peer, str(WORKER), "weights", str(weights), str(pictures), threads], PeersError)
-        bundles = _bundles(weights, folder)
+            make_weights(peer, weights, [picture(0, *CASES["800x1216"])])
+        bundles = build_bundles(weights, folder, _calibration(folder))
         commands = {BASELINE: [peer, str(WORKER), "torchvision", str(weights)]} | {
             f"{called} {precision}": [sys.executable, str(WORKER), engine, str(bundle)]
             for precision, bundle in bundles.items()
             for engine, called in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"))
         }
-        with _workers({name: [*command, str(pictures), threads] for name, command in commands.items()}) as workers:
+        with worker_processes(
+            {name: [*command, str(pictures), threads] for name, command in commands.items()}
+        ) as workers:
             return [row for case in CASES for row in _rows(case, _turns(case, workers, arguments.rounds))]
 
 
@@ -106,11 +108,23 @@ def picture(seed: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.u
     return np.mean([np.asarray(Image.fromarray(layer).resize((width, height))) for layer in layers], 0).astype(np.uint8)
 
 
-def _bundles(weights: Path, folder: Path) -> dict[str, Path]:
+def make_weights(peer: str, out: Path, pictures: Sequence[np.ndarray[Any, np.dtype[np.uint8]]]) -> None:
+    """Random ones that find 100 objects in such pictures [h, w, 3]. Raises `PeersError`."""
+    statistics = out.with_suffix(".npz")
+    np.savez(statistics, *pictures)
+    _run([peer, str(WORKER), "weights", str(out), str(statistics), "1"], PeersError)
+
+
+def _calibration(folder: Path) -> Path:
     calibration = folder / "calibration"
     calibration.mkdir()
     for seed in range(CALIBRATION):
         Image.fromarray(picture(seed, 800, 1216)).save(calibration / f"{seed}.png")
+    return calibration
+
+
+def build_bundles(weights: Path, folder: Path, calibration: Path) -> dict[str, Path]:
+    """In `folder`, by precision: fp32, and int8 by the pictures of another folder. Raises `BuildError`."""
     bundles = {}
     for precision, options in {"fp32": [], "int8": ["--calibration", str(calibration)]}.items():
         bundles[precision] = folder / precision
@@ -125,8 +139,8 @@ def _run(command: Sequence[str], refusal: type[Exception]) -> None:
 
 
 @contextmanager
-def _workers(commands: Mapping[str, Sequence[str]]) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """A process a variant; all but one wait."""
+def worker_processes(commands: Mapping[str, Sequence[str]]) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """A process a variant; each waits for `ask`."""
     workers = {
         name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for name, command in commands.items()
@@ -141,19 +155,20 @@ def _workers(commands: Mapping[str, Sequence[str]]) -> Iterator[dict[str, subpro
 
 def _turns(case: str, workers: Mapping[str, subprocess.Popen[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Everyone in turn, forwards and backwards, after one turn that does not count."""
-    _check({name: _turn(name, worker, case)["found"] for name, worker in workers.items()})
+    _check({name: ask(name, worker, case)["found"] for name, worker in workers.items()})
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for number in range(rounds):
         for name in list(workers)[:: 1 if number % 2 == 0 else -1]:
-            turns[name].append(_turn(name, workers[name], case))
+            turns[name].append(ask(name, workers[name], case))
     return turns
 
 
-def _turn(name: str, worker: subprocess.Popen[str], case: str) -> dict[str, Any]:
+def ask(name: str, worker: subprocess.Popen[str], line: str) -> dict[str, Any]:
+    """A worker's answer to a line, both on its standard streams. Raises `PeersError` where it has none."""
     if worker.stdin is None or worker.stdout is None:
         raise AssertionError("The worker has no pipes. This is a bug.")
     try:
-        worker.stdin.write(case + "\n")
+        worker.stdin.write(line + "\n")
         worker.stdin.flush()
         answer: dict[str, Any] = json.loads(worker.stdout.readline())
     except (OSError, ValueError) as error:

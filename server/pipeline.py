@@ -13,9 +13,9 @@ from server.contract.card import ModelCard
 from server.contract.wire import ImageResult, PredictOptions
 from server.engines import EngineName, create_engine
 from server.engines.base import Detections, Engine
-from server.pictures.decode import DecodedPicture, Limits, Picture, PictureFile
+from server.pictures.decode import Limits, Picture, PictureFile
 from server.postprocess import select, to_image_result
-from server.preprocess import Canvas, prepare
+from server.preprocess import Canvas, prepare, prepare_file
 from server.repository import load_bundle
 from server.slides import predict_in_tiles
 from server.worker import EngineWorker
@@ -54,9 +54,10 @@ class Pipeline:
         """
         options = options or PredictOptions()
         self.check(options)
-        picture = PictureFile(image, self.limits).decode() if isinstance(image, bytes) else image
+        picture = PictureFile(image, self.limits) if isinstance(image, bytes) else image
         if options.tile is not None:
-            return predict_in_tiles(picture, self.card, options, lambda canvas: self.infer([canvas])[0])
+            whole = picture.decode() if isinstance(picture, PictureFile) else picture
+            return predict_in_tiles(whole, self.card, options, lambda canvas: self.infer([canvas])[0])
         canvas = self.prepare(picture)
         (detections,) = self.infer([canvas])
         return self.finish(canvas, detections, options)
@@ -65,7 +66,9 @@ class Pipeline:
         """Raises `BadParameter` for what this model cannot answer."""
         select(options, self.card)
 
-    def prepare(self, picture: Picture | DecodedPicture) -> Canvas:
+    def prepare(self, picture: Picture | PictureFile) -> Canvas:
+        if isinstance(picture, PictureFile):
+            return prepare_file(picture, self.card)
         return prepare(picture, self.card.input)
 
     def infer(self, canvases: Sequence[Canvas]) -> list[Detections]:

@@ -18,17 +18,22 @@ from PIL import Image
 from server.antialiasing import resize_into
 from server.contract import card
 from server.contract.errors import BundleError
-from server.pictures.decode import DecodedPicture, Picture, strips
+from server.linear import Axis, fade_into, replicate_into, replicated_axis, zero_border_axis
+from server.pictures.decode import DecodedPicture, Picture, PictureFile, strips
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+HALVED_PIXELS: Final = 1_000_000
+"""Smaller pictures are sharper from pixel to pixel, and a millisecond is all that is to be saved."""
+HALVED_RATIO: Final = 3.4
+"""Of a picture's sides to the canvas' window: half of the picture is 1.7 times as large, so that the resize still has
+more to average over than decoding has left out."""
 
 _ROUNDINGS: Final[dict[str, Callable[[float], int]]] = {
     "floor": math.floor,
     "half_up": lambda side: math.floor(side + 0.5),
     "half_even": round,
 }
-_Axis = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.floating], npt.NDArray[np.floating]]
-"""For each position of a resized side: two source positions, and their weights."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,42 @@ class Canvas:
         return y2 - y1, x2 - x1
 
 
+def prepare_file(file: PictureFile, model: card.ModelCard) -> Canvas:
+    """Decodes a picture file and prepares it, by way of half its size where `prepare_halved` does. Raises
+    `UndecodablePicture`."""
+    canvas = prepare_halved(file, model)
+    return prepare(file.decode(), model.input) if canvas is None else canvas
+
+
+def prepare_halved(file: PictureFile, model: card.ModelCard) -> Canvas | None:
+    """Prepares a large JPEG, decoded at half its size. None: it is something else, or the model asks for all of it.
+
+    How far colours of the canvas are from those of `prepare`, in the mean over a photograph: at the least ratio, 0.6
+    levels in the median of ten photographs of 2 to 8 megapixels, 1.4 in the worst of them.
+    """
+    settings = model.input
+    if not model.may_halve_jpegs or file.pixels < HALVED_PIXELS:
+        return None
+    sides = zip(file.size_hw, resized_size(*file.size_hw, settings.resize), strict=True)
+    halved = file.halved() if all(old >= HALVED_RATIO * new for old, new in sides) else None
+    if halved is None:
+        return None
+    size_hw = halved.shape[:2]
+    canvas = _black(resized_size(*size_hw, settings.resize), size_hw, settings)
+    resize_into(halved.pixels, canvas.window, halved.box_xyxy)
+    return canvas
+
+
 def prepare(picture: Picture | DecodedPicture, settings: card.Input) -> Canvas:
     """Resizes a picture and puts it on its canvas, as the model card says."""
     h, w = picture.shape[:2]
     size_hw = resized_size(h, w, settings.resize)
-    if settings.resize.interpolation == "antialias" and settings.dtype == "uint8":
-        canvas = _black(size_hw, (h, w), settings)
-        _antialias_into(picture, canvas.window)
-        return canvas
-    return place(resize_image(picture, size_hw, settings.resize.interpolation), (h, w), settings)
+    interpolation = settings.resize.interpolation
+    if settings.dtype != _pixel_type(interpolation):
+        return place(resize_image(picture, size_hw, interpolation), (h, w), settings)
+    canvas = _black(size_hw, (h, w), settings)
+    _RESIZES[interpolation](picture, canvas.window)
+    return canvas
 
 
 def resized_size(h: int, w: int, resize: card.Resize) -> tuple[int, int]:
@@ -96,19 +128,13 @@ def resize_image(picture: Picture | DecodedPicture, size_hw: tuple[int, int], in
 
     Reads the picture strip by strip, so that a decoded file need not be there a second time as an array.
     """
-    if interpolation == "antialias":
-        return _antialiased(picture, size_hw)
-    if interpolation == "linear":
-        return _replicated(picture, size_hw)
-    if size_hw == picture.shape[:2]:
-        return picture[:]
-    return _zero_border(picture, size_hw).astype(np.uint8)  # truncates, as Matterport does
+    resized: Any = np.empty((*size_hw, 3), _pixel_type(interpolation))
+    _RESIZES[interpolation](picture, resized)
+    return resized  # type: ignore[no-any-return]  # of one of the two dtypes
 
 
-def _antialiased(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> Picture:
-    resized = np.empty((*size_hw, 3), np.uint8)
-    _antialias_into(picture, resized)
-    return resized
+def _pixel_type(interpolation: str) -> str:
+    return "float32" if interpolation == "linear" else "uint8"
 
 
 def _antialias_into(picture: Picture | DecodedPicture, resized: Picture) -> None:
@@ -132,23 +158,36 @@ def _pillow_resize(image: Image.Image, shape: tuple[int, ...]) -> Picture:
     return np.asarray(across.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
 
 
-def _zero_border(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """scikit-image's resize(order=1, mode="constant"), whose order of arithmetic decides what the truncation leaves:
-    each pixel times its two weights, added up pixel by pixel, then clipped to the picture's own range."""
-    upper, lower, upper_weight, lower_weight = _zero_border_axis(picture.shape[0], size_hw[0])
-    left, right, left_weight, right_weight = _zero_border_axis(picture.shape[1], size_hw[1])
+def _replicate_into(picture: Picture | DecodedPicture, resized: npt.NDArray[np.float32]) -> None:
+    across = replicated_axis(picture.shape[1], resized.shape[1])
+    rows, down = _needed(picture, replicated_axis(picture.shape[0], resized.shape[0]))
+    replicate_into(rows, resized, across, down)
+
+
+def _fade_into(picture: Picture | DecodedPicture, resized: Picture) -> None:
+    if resized.shape == picture.shape:
+        resized[:] = picture[:]
+        return
+    across = zero_border_axis(picture.shape[1], resized.shape[1])
+    rows, down = _needed(picture, zero_border_axis(picture.shape[0], resized.shape[0]))
+    fade_into(rows, resized, across, down, _darkest(picture))
+
+
+def _needed(picture: Picture | DecodedPicture, down: Axis) -> tuple[Picture, Axis]:
+    """The rows that are needed, and the axis that counts in them; all rows of a picture that is there as pixels."""
+    pixels = picture.pixels if isinstance(picture, DecodedPicture) else picture
+    if pixels is not None:
+        return pixels, down
+    upper, lower, upper_weight, lower_weight = down
     used, places = np.unique(np.concatenate((upper, lower)), return_inverse=True)
-    kept, darkest, brightest = [], 255, 0
-    for part in strips(picture.shape):
-        strip = picture[part]
-        kept.append(strip[_within(used, part)])
-        darkest, brightest = min(darkest, int(strip.min())), max(brightest, int(strip.max()))
-    rows = np.concatenate(kept)
-    blended = np.zeros((*size_hw, 3))
-    for places_y, along_y in ((places[: len(upper)], upper_weight), (places[len(upper) :], lower_weight)):
-        for columns, along_x in ((left, left_weight), (right, right_weight)):
-            blended += rows[places_y[:, None], columns] * along_y[:, None, None] * along_x[:, None]
-    return np.clip(blended, darkest, brightest)
+    rows = np.concatenate([picture[part][_within(used, part)] for part in strips(picture.shape)])
+    return rows, (places[: len(upper)], places[len(upper) :], upper_weight, lower_weight)
+
+
+def _darkest(picture: Picture | DecodedPicture) -> int:
+    pixels = picture.pixels if isinstance(picture, DecodedPicture) else picture
+    parts = (picture[part] for part in strips(picture.shape)) if pixels is None else (pixels,)
+    return min(int(part.min()) for part in parts)
 
 
 def _within(used: npt.NDArray[np.int64], part: slice) -> npt.NDArray[np.int64]:
@@ -157,34 +196,11 @@ def _within(used: npt.NDArray[np.int64], part: slice) -> npt.NDArray[np.int64]:
     return within
 
 
-def _replicated_axis(old: int, new: int) -> _Axis:
-    """torch's interpolate(align_corners=False), in its float32."""
-    scale = np.float32(old) / np.float32(new)
-    source = np.maximum(np.float64(scale) * (np.arange(new) + 0.5) - 0.5, 0).astype(np.float32)  # fused in torch
-    first = np.minimum(source.astype(np.int64), old - 1)
-    weight = np.clip(source - first.astype(np.float32), 0, 1)
-    return first, np.minimum(first + 1, old - 1), np.float32(1) - weight, weight
-
-
-def _zero_border_axis(old: int, new: int) -> _Axis:
-    """scikit-image's resize(order=1, mode="constant"): zeros outside the picture, float64."""
-    source = (np.arange(new) + 0.5) * (old / new) - 0.5
-    first = np.floor(source).astype(np.int64)
-    second, weight = first + 1, source - first
-    weights = (1 - weight) * (first >= 0), weight * (second < old)
-    return np.maximum(first, 0), np.minimum(second, old - 1), *weights
-
-
-def _replicated(picture: Picture | DecodedPicture, size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Along x, then along y (torch's order), reading only the rows that are needed."""
-    left, right, left_weight, right_weight = _replicated_axis(picture.shape[1], size_hw[1])
-    upper, lower, upper_weight, lower_weight = _replicated_axis(picture.shape[0], size_hw[0])
-    used, places = np.unique(np.concatenate((upper, lower)), return_inverse=True)
-    rows = np.concatenate([picture[part][_within(used, part)] for part in strips(picture.shape)])
-    across = rows[:, left] * left_weight[:, None] + rows[:, right] * right_weight[:, None]
-    above, below = across[places[: len(upper)]], across[places[len(upper) :]]
-    blended: npt.NDArray[Any] = above * upper_weight[:, None, None] + below * lower_weight[:, None, None]
-    return blended.astype(np.float32, copy=False)
+_RESIZES: Final[dict[str, Callable[[Picture | DecodedPicture, Any], None]]] = {
+    "antialias": _antialias_into,
+    "linear": _replicate_into,
+    "linear_zero_border": _fade_into,
+}
 
 
 def canvas_size(resized_hw: tuple[int, int], settings: card.Input) -> tuple[int, int]:

@@ -164,8 +164,7 @@ class BatchingPipeline:
         if self._is_alone(file) and (answer := await self._predict_alone(request, room, file)):
             return answer
         with named(index):
-            rule = self.card.input
-            (kept, canvas), decode_s = await self._reader.read(file, self._limits, rule, request.keep_pictures)
+            (kept, canvas), decode_s = await self._reader.read(file, self._limits, self.card, request.keep_pictures)
         request.progress.passed("decode", decode_s)
         outcome = await self._run(room, request.progress, canvas)
         result, postprocess_s = await self._reader.threads.write(self._finish, canvas, outcome.result, request.options)
@@ -178,9 +177,9 @@ class BatchingPipeline:
 
     async def _predict_alone(self, request: _Request, room: _Room, file: bytes | Picture) -> PictureAnswer | None:
         """None: there is no memory for it now."""
-        rule, keep = self.card.input, request.keep_pictures
+        keep = request.keep_pictures
         work = Alone(
-            lambda: self._reader.read_now(file, self._limits, rule, keep),
+            lambda: self._reader.read_now(file, self._limits, self.card, keep),
             lambda canvas, found: self._finish(canvas, found, request.options),
         )
         outcome = await self._submit(room, request.progress, ALONE, work)

@@ -1,4 +1,7 @@
-"""A closed loop of HTTP requests over kept-alive connections, as light as Python allows: it shares the machine."""
+"""A closed loop of HTTP requests over kept-alive connections, as light as Python allows: it shares the machine.
+
+For as long as the caller says, or for as many requests as there are.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -19,7 +22,7 @@ class LoadError(Exception):
 
 @dataclass
 class Load:
-    """Latencies in seconds of the requests answered in a window, and the last answer."""
+    """Latencies in seconds of the requests that were answered and count, and the last answer."""
 
     latencies_s: list[float] = field(default_factory=list)
     last_answer: bytes = b""
@@ -46,37 +49,60 @@ async def run(
 
     `opened` and `closed` are called where the window begins and ends, while the load goes on. Raises `LoadError`.
     """
-    loop, load = asyncio.get_running_loop(), Load()
-    parts, turns, failed = urlsplit(url), itertools.cycle(requests), loop.create_future()
-    host, port = str(parts.hostname), parts.port or 80
-    clients = [_Connection(turns, load, failed) for _ in range(connections)]
-    for client in clients:  # mypy cannot type a lambda whose default binds the loop's variable
-        await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
+    load = Load()
+    clients = await _connected(url, itertools.cycle(requests), connections, load)
     try:
-        await _sleep(warm_up_s, failed)
+        await _wait(clients, warm_up_s)
         load.latencies_s.clear()
         opened()
-        await _sleep(window_s, failed)
+        await _wait(clients, window_s)
         closed()
         return Load(load.latencies_s[:], load.last_answer)
     finally:
-        for client in clients:
-            client.stop()
+        _stop(clients)
 
 
-async def _sleep(seconds: float, failed: asyncio.Future[None]) -> None:
-    await asyncio.wait([failed], timeout=seconds)
-    if failed.done():
-        failed.result()
+async def run_all(url: str, requests: Iterator[bytes], connections: int) -> Load:
+    """Sends the requests in turn on so many connections at once, and waits for every answer. Raises `LoadError`."""
+    load = Load()
+    clients = await _connected(url, requests, connections, load)
+    try:
+        await _wait(clients, None)
+        return load
+    finally:
+        _stop(clients)
+
+
+async def _connected(url: str, requests: Iterator[bytes], connections: int, load: Load) -> list[_Connection]:
+    loop, parts = asyncio.get_running_loop(), urlsplit(url)
+    host, port = str(parts.hostname), parts.port or 80
+    clients = [_Connection(requests, load, loop.create_future()) for _ in range(connections)]
+    for client in clients:  # mypy cannot type a lambda whose default binds the loop's variable
+        await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
+    return clients
+
+
+async def _wait(clients: Sequence[_Connection], seconds: float | None) -> None:
+    """Until all have ended or one has failed, but no longer than that."""
+    ended = [client.ended for client in clients]
+    done, _ = await asyncio.wait(ended, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    for error in [one.exception() for one in done]:
+        if error is not None:
+            raise error
+
+
+def _stop(clients: Sequence[_Connection]) -> None:
+    for client in clients:
+        client.stop()
 
 
 class _Connection(asyncio.Protocol):
-    """Sends its next request as soon as the last one is answered."""
+    """Sends its next request as soon as the last one is answered. `ended`: there is none, or one has failed."""
 
-    def __init__(self, turns: itertools.cycle[bytes], load: Load, failed: asyncio.Future[None]) -> None:
-        self._turns = turns
+    def __init__(self, requests: Iterator[bytes], load: Load, ended: asyncio.Future[None]) -> None:
+        self.ended = ended
+        self._requests = requests
         self._load = load
-        self._failed = failed
         self._received = b""
         self._sent = 0.0
         self._stopped = False
@@ -110,12 +136,21 @@ class _Connection(asyncio.Protocol):
         self._transport.close()
 
     def _send(self) -> None:
+        request = None if self._stopped else next(self._requests, None)
+        if request is None:
+            self._end(None)
+            return
         self._received = b""
         self._sent = time.perf_counter()
-        if not self._stopped:
-            # asyncio types it as any transport; this one writes.
-            self._transport.write(next(self._turns))  # type: ignore[attr-defined]
+        self._transport.write(request)  # type: ignore[attr-defined]  # asyncio types it as any transport; this one writes
 
     def _fail(self, why: str) -> None:
-        if not self._failed.done():
-            self._failed.set_exception(LoadError(why))
+        self._end(LoadError(why))
+
+    def _end(self, error: LoadError | None) -> None:
+        if self.ended.done():
+            return
+        if error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(error)

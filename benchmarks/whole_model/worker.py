@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ Found = list[tuple[int, list[float], float]]
 Answer = Callable[[Picture], tuple[float, Found]]
 
 CLASSES = 91
-CONFIDENT = 20.0
+CONFIDENT = 5.0
 """Times the class weights of a random head: scores then spread over 0 to 1."""
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     kind, source, pictures_file, threads = sys.argv[1:]
     pictures = dict(np.load(pictures_file))
     if kind == "weights":
-        write_weights(Path(source), next(iter(pictures.values())))
+        write_weights(Path(source), list(pictures.values()))
         return
     make = torchvision_eager if kind == "torchvision" else lambda *given: maskline(kind, *given)
     answer = make(Path(source), int(threads))
@@ -68,9 +68,7 @@ def torchvision_eager(weights: Path, threads: int) -> Answer:
     import torch
 
     torch.set_num_threads(threads)
-    model = _model()
-    model.load_state_dict(torch.load(weights))
-    model.eval()
+    model = torchvision_model(weights)
 
     def answer(picture: Picture) -> tuple[float, Found]:
         # Its own resize would enlarge the smaller picture.
@@ -85,8 +83,17 @@ def torchvision_eager(weights: Path, threads: int) -> Answer:
     return answer
 
 
-def write_weights(out: Path, picture: Picture) -> None:
-    """Random, with the statistics of BatchNorm from a picture, and a class head that is sure of itself."""
+def torchvision_model(weights: Path) -> Any:
+    """Ready to answer."""
+    import torch
+
+    model = _model()
+    model.load_state_dict(torch.load(weights))
+    return model.eval()
+
+
+def write_weights(out: Path, pictures: Sequence[Picture]) -> None:
+    """Random, with the statistics of BatchNorm from pictures, and a class head that is sure of itself."""
     import torch
 
     torch.manual_seed(0)
@@ -94,8 +101,9 @@ def write_weights(out: Path, picture: Picture) -> None:
     for norm in (layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)):
         norm.momentum = None  # the mean of what it sees
     with torch.no_grad():
-        x = torch.from_numpy(picture).permute(2, 0, 1).float()[None] / 255
-        model.backbone((x - x.mean()) / x.std())
+        for picture in pictures:
+            x = torch.from_numpy(picture).permute(2, 0, 1).float()[None] / 255
+            model.backbone((x - x.mean()) / x.std())
         model.roi_heads.box_predictor.cls_score.weight.mul_(CONFIDENT)
     torch.save(model.state_dict(), out)
 

@@ -1,1 +1,1 @@
-"""Load tester: `python -m clients.loadtest URL IMAGES... --concurrency 1,8,32` or `--rate 20`."""
+"""Load tester: `maskline loadtest URL IMAGES... --concurrency 1,8,32`, `--rate 20` or `--scenario server`."""

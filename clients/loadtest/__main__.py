@@ -1,45 +1,47 @@
 """Load a server and write what it did: `report.json` and `report.html`.
 
-    python -m clients.loadtest http://127.0.0.1:8000 samples/*.png --concurrency 1,8,32 --duration 30s
-    python -m clients.loadtest http://127.0.0.1:8000 samples/*.png --rate 20 --arrivals poisson
+    maskline loadtest http://127.0.0.1:8000 pictures/ --concurrency 1,8,32 --duration 30s
+    maskline loadtest http://127.0.0.1:8000 pictures/ --rate 20 --arrivals poisson
+    maskline loadtest http://127.0.0.1:8000 pictures/ --scenario server --target-latency 200ms
+    maskline loadtest compare report-before report-after
 
 A closed loop (--concurrency) finds the highest throughput; an open loop (--rate) shows the latency that users get
-at a given traffic, queueing included. Several values make several runs, one after another.
+at a given traffic, queueing included. Several values make several runs, one after another. The scenarios are MLPerf's.
+docs/load-testing.md says how to read the report.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients.errors import MissingExtraError, UnreachableError
+from clients.folder import find
+from clients.loadtest.adapters import AdapterError, adapter
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
-    from clients.loadtest.generator import Run
+    from clients.loadtest.generator import Run, Target
     from clients.loadtest.load import Load
 
-REFRESH_S = 0.2
+CONCURRENCY = [1, 8, 32]
+SCENARIOS = ("singlestream", "multistream", "server", "offline")
+_UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when something was answered, 1 when nothing was, 2 for bad usage, 130 when interrupted."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        pictures = [path.read_bytes() for path in arguments.images]
-        arguments.output.mkdir(parents=True, exist_ok=True)  # a minute of load is not lost for want of a folder
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")
-    try:
-        return _load_test(arguments, pictures)
+        if given[:1] == ["compare"]:
+            from clients.loadtest import compare
+
+            return compare.main(given[1:])
+        return _load_test(*_parsed(given))
     except UnreachableError as error:
         print(error, file=sys.stderr)
         return 1
@@ -50,88 +52,92 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _parsed(given: Sequence[str]) -> tuple[argparse.Namespace, list[bytes]]:
+    """The command line, and the pictures that it names. Ends the program where it cannot be meant so."""
+    parser = _parser()
+    arguments = parser.parse_args(given)
+    if clash := _clash(arguments):
+        parser.error(clash)
+    try:
+        pictures = [one.path.read_bytes() for one in find(arguments.images, [arguments.output])]
+        arguments.output.mkdir(parents=True, exist_ok=True)  # a minute of load is not lost for want of a folder
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+    if not pictures:
+        parser.error(f"{arguments.images[0]}: no pictures there")
+    return arguments, pictures
+
+
+def _clash(arguments: argparse.Namespace) -> str | None:
+    scenario = arguments.scenario
+    if arguments.concurrency and scenario not in (None, "offline"):
+        return f"--concurrency does not go with --scenario {scenario}"
+    if arguments.rate and scenario not in (None, "server"):
+        return f"--rate does not go with --scenario {scenario}"
+    if scenario and max(len(arguments.concurrency or []), len(arguments.rate or [])) > 1:
+        return f"--scenario {scenario} takes one value"
+    if arguments.arrivals == "constant" and not (arguments.rate and scenario is None):
+        return "--arrivals constant is for an open loop: give its --rate"
+    return None
+
+
 def _load_test(arguments: argparse.Namespace, pictures: list[bytes]) -> int:
     from rich.console import Console
 
-    from clients.loadtest.generator import Run, Target
+    from clients.loadtest.generator import Target
     from clients.loadtest.report import write_report
+    from clients.loadtest.terminal import print_report
 
-    target = Target(arguments.url, pictures, arguments.timeout, arguments.api_key)
-    runs = [Run(target, load) for load in _loads(arguments)]
+    try:
+        kind = adapter(arguments.adapter, arguments.url, arguments.api_key)
+    except AdapterError as error:
+        print(error, file=sys.stderr)
+        return 2
+    target = Target(arguments.url, pictures, arguments.timeout, arguments.api_key, kind, arguments.metrics)
     console = Console()
-    interrupted = not _execute(runs, console)
+    runs: list[Run] = []
+    result, interrupted = None, False
+    try:
+        result = _execute(runs, target, arguments, console)
+    except KeyboardInterrupt:
+        interrupted = True
     measured = [run for run in runs if run.finished]
     if measured:
-        report = write_report(arguments.output, target.url, measured)
-        _print(console, measured, report["runs"])
+        report = write_report(arguments.output, target.url, measured, arguments.scenario, result)
+        print_report(console, report)
         console.print(f"report: {arguments.output / 'report.html'}", soft_wrap=True)
     if interrupted:
         return 130
     return 0 if any(sample.ok for run in measured for sample in run.samples) else _explain(measured, target.url)
 
 
-def _execute(runs: Sequence[Run], console: Console) -> bool:
-    """False when interrupted from the keyboard: the runs that were finished are still reported."""
+def _execute(runs: list[Run], target: Target, arguments: argparse.Namespace, console: Console) -> dict[str, Any] | None:
+    """Puts every run into `runs` as it begins; returns the result of a scenario."""
+    from clients.loadtest import event_loop, scenarios
+    from clients.loadtest.first_pass import first_pass
+    from clients.loadtest.generator import Run
+    from clients.loadtest.terminal import Live
 
-    async def one_after_another() -> None:
-        with _progress(console) as progress:
-            for run in runs:
-                await _watched(run, progress)
+    async def whole(live: Live) -> dict[str, Any] | None:
+        answers = await first_pass(target, live.first_pass(len(target.pictures)))
 
-    try:
-        asyncio.run(one_after_another())
-    except KeyboardInterrupt:
-        return False
-    return True
+        async def measure(load: Load) -> Run:
+            runs.append(Run(target, load, answers.fresh()))
+            await live.watch(runs[-1])
+            return runs[-1]
 
+        if arguments.scenario is None:
+            for load in _loads(arguments):
+                await measure(load)
+            return None
+        rate = arguments.rate[0] if arguments.rate else None
+        concurrency = max(arguments.concurrency or CONCURRENCY)
+        return await scenarios.execute(
+            arguments.scenario, measure, arguments.duration, concurrency, arguments.target_latency * 1e3, rate
+        )
 
-def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[now]}"))
-    return Progress(*columns, console=console)
-
-
-async def _watched(run: Run, progress: Progress) -> None:
-    task = progress.add_task(run.load.label, total=run.load.duration_s, now="warming up")
-
-    def show() -> None:
-        progress.update(task, completed=min(run.elapsed_s, run.load.duration_s), now=_now(run))
-
-    async def refresh() -> None:
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            show()
-
-    display = asyncio.create_task(refresh())
-    try:
-        await run.execute()
-    finally:
-        display.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await display
-        show()
-
-
-def _now(run: Run) -> str:
-    counts = ", ".join(f"{count} x {outcome}" for outcome, count in sorted(run.outcomes.items()))
-    return f"{run.in_flight} in flight; {counts or 'no answer yet'}"
-
-
-def _print(console: Console, runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    head = ("load", "ok", "refused", "failed", "ok/s", "p50", "p90", "p99", "max", "lag")
-    table = Table(title="latency and lag in ms", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in head:
-        table.add_column(name, justify="left" if name == "load" else "right", no_wrap=True)
-    for run, row in zip(runs, rows, strict=True):
-        figures = [row["throughput"], *(row["latency_ms"][key] for key in ("p50", "p90", "p99", "max"))]
-        figures.append(row["generator_lag_ms"]["p99"])
-        counts = (str(row[key]) for key in ("ok", "refused", "failed"))
-        table.add_row(run.load.label, *counts, *("-" if value is None else f"{value:.1f}" for value in figures))
-    console.print(table)
+    with Live(console) as live:
+        return event_loop.run(whole(live))
 
 
 def _explain(runs: Sequence[Run], url: str) -> int:
@@ -145,23 +151,26 @@ def _loads(arguments: argparse.Namespace) -> list[Load]:
 
     if arguments.rate:
         return [OpenLoop(rate, arguments.arrivals, arguments.duration) for rate in arguments.rate]
-    return [ClosedLoop(concurrency, arguments.duration) for concurrency in arguments.concurrency]
+    return [ClosedLoop(concurrency, arguments.duration) for concurrency in arguments.concurrency or CONCURRENCY]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", type=_url, help="the server, such as http://127.0.0.1:8000")
-    parser.add_argument("images", nargs="+", type=Path, help="picture files, sent in turn as they are")
+    add = parser.add_argument
+    add("url", type=_url, help="the server, such as http://127.0.0.1:8000; with most adapters, the endpoint")
+    add("images", nargs="+", type=Path, help="picture files, or folders with all below them; sent as they are")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument(
-        "--concurrency", type=_counts, default=[1, 8, 32], metavar="N,N", help="closed loop (default 1,8,32)"
-    )
+    mode.add_argument("--concurrency", type=_counts, metavar="N,N", help="closed loop (default 1,8,32)")
     mode.add_argument("--rate", type=_rates, metavar="R,R", help="open loop, requests a second")
-    parser.add_argument("--arrivals", choices=("poisson", "constant"), default="poisson", help="of the open loop")
-    parser.add_argument("--duration", type=_seconds, default=30.0, help="of each run: 30s, 2m (default 30s)")
-    parser.add_argument("--timeout", type=_seconds, default=60.0, help="of each request (default 60s)")
-    parser.add_argument("--api-key", help="sent as a bearer token")
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report (default report/)")
+    add("--arrivals", choices=("poisson", "constant"), default="poisson", help="of the open loop (default poisson)")
+    add("--scenario", choices=SCENARIOS, help="MLPerf's; server looks for the highest rate unless --rate is given")
+    add("--target-latency", type=_seconds, default=0.2, metavar="TIME", help="p99 of server (default 200ms)")
+    add("--duration", type=_seconds, default=30.0, metavar="TIME", help="of each run: 30s, 2m (default 30s)")
+    add("--timeout", type=_seconds, default=60.0, metavar="TIME", help="of each request (default 60s)")
+    add("--adapter", default="maskline", metavar="KIND", help="maskline, raw, multipart=FIELD, json=FIELD, v2=MODEL")
+    add("--metrics", metavar="URL", help="of the server's Prometheus metrics (default: /metrics of the server)")
+    add("--api-key", metavar="KEY", help="sent as a bearer token")
+    add("--output", type=Path, default=Path("report"), metavar="DIR", help="folder of the report (default report/)")
     return parser
 
 
@@ -186,8 +195,8 @@ def _rates(text: str) -> list[float]:
 
 
 def _seconds(text: str) -> float:
-    unit = {"s": 1.0, "m": 60.0}.get(text[-1:])
-    value = float(text[:-1]) * unit if unit else float(text)
+    unit = next((unit for unit in _UNITS_S if text.endswith(unit)), "")
+    value = float(text.removesuffix(unit)) * _UNITS_S.get(unit, 1.0)
     if not 0 < value < float("inf"):
         raise ValueError(text)
     return value

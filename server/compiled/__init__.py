@@ -3,4 +3,4 @@
 
 def load() -> None:
     """Compiles them, or reads them from disk: some seconds the first time on a machine, a third of a second later."""
-    from server.compiled import masks, resize  # noqa: F401
+    from server.compiled import linear, masks, resize  # noqa: F401

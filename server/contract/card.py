@@ -114,3 +114,12 @@ class ModelCard(BaseModel):
     files: Annotated[list[BundleFile], Field(min_length=1)]
     provenance: Provenance
     verification: dict[str, Any]
+
+    @property
+    def may_halve_jpegs(self) -> bool:
+        """Whether large JPEGs may be decoded at half their size before they are resized.
+
+        Never for an imported model, whose pictures are what they are to the code that it comes from, and only where the
+        resize averages.
+        """
+        return self.provenance.family == "native" and self.input.resize.interpolation == "antialias"

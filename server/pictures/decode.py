@@ -19,6 +19,8 @@ from PIL import Image, PngImagePlugin
 
 from server.contract.errors import PictureError, PictureTooLarge, UndecodablePicture, UnsupportedFormat
 from server.pictures import cost, jpeg, structure
+from server.pictures.halved import HalvedPicture
+from server.pictures.orientation import MIRRORED_X, MIRRORED_Y, TURNED, orientation_of, upright
 
 Picture = npt.NDArray[np.uint8]
 
@@ -28,7 +30,6 @@ ACCEPTED_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 STRIP_PIXELS: Final = 1 << 20
 """Rows are converted in strips of about this size: the copies that it takes stay small and in the caches."""
 
-_ORIENTATION_TAG = 0x0112
 _BITS_PER_SAMPLE_TAG = 258
 _OTHER_FORMATS: Final = {
     "HEIC": (4, (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")),
@@ -74,13 +75,23 @@ class PictureFile:
         self.pixels = w * h
         self.size_hw = h, w
         """As it is stored, not upright."""
+        self._is_for_pillow = False
+
+    def halved(self) -> HalvedPicture | None:
+        """A flawless JPEG at half its size, before it is decoded or in the place of that; None: it is something else.
+
+        Takes no more memory than to decode it.
+        """
+        pixels = jpeg.decode(self._image, self._data, 2)
+        self._is_for_pillow = pixels is None
+        return None if pixels is None else HalvedPicture.of(pixels, self._image.size, orientation_of(self._image))
 
     def decode(self) -> DecodedPicture:
         """The first frame; to be called once. Raises `UndecodablePicture`."""
         image, data = self._image, self._data
         del self._image, self._data  # or its pixels would live as long as this
         with _as_undecodable(image), image:
-            pixels = jpeg.decode(image, data)
+            pixels = None if self._is_for_pillow else jpeg.decode(image, data)
             if pixels is None:
                 image.load()
             return DecodedPicture(image, pixels)
@@ -95,12 +106,12 @@ class DecodedPicture:
 
     def __init__(self, image: Image.Image, pixels: Picture | None = None) -> None:
         self._image = image
-        self._orientation = _orientation(image)
-        self.pixels = None if pixels is None else _upright(pixels, self._orientation)
+        self._orientation = orientation_of(image)
+        self.pixels = None if pixels is None else upright(pixels, self._orientation)
         """All of it, as a view, where it is decoded to RGB already."""
         self._to_rgb = _converter(image)
         w, h = image.size
-        self.shape = (w, h, 3) if self._orientation >= 5 else (h, w, 3)
+        self.shape = (w, h, 3) if self._orientation in TURNED else (h, w, 3)
         self._left = self._top = 0
         """Where it begins in the file's picture, upright."""
 
@@ -111,7 +122,7 @@ class DecodedPicture:
         start, stop, _ = rows.indices(self.shape[0])
         with _as_undecodable(self._image):
             stored = _cropped(self._image, self._stored_box(start, stop))
-            return np.ascontiguousarray(_upright(self._to_rgb(stored), self._orientation))
+            return np.ascontiguousarray(upright(self._to_rgb(stored), self._orientation))
 
     def part(self, x1: int, y1: int, x2: int, y2: int) -> DecodedPicture:
         """A part of it that is read from the same memory."""
@@ -139,12 +150,12 @@ class DecodedPicture:
     def _stored_box(self, start: int, stop: int) -> tuple[int, int, int, int]:
         """Where the file has these upright rows: x1, y1, x2, y2."""
         left, right, top, bottom = self._left, self._left + self.shape[1], self._top + start, self._top + stop
-        w, h = self._image.size[::-1] if self._orientation >= 5 else self._image.size
-        if self._orientation in (2, 3, 6, 7):
+        w, h = self._image.size[::-1] if self._orientation in TURNED else self._image.size
+        if self._orientation in MIRRORED_X:
             left, right = w - right, w - left
-        if self._orientation in (3, 4, 7, 8):
+        if self._orientation in MIRRORED_Y:
             top, bottom = h - bottom, h - top
-        return (top, left, bottom, right) if self._orientation >= 5 else (left, top, right, bottom)
+        return (top, left, bottom, right) if self._orientation in TURNED else (left, top, right, bottom)
 
 
 def decode_image(data: bytes, limits: Limits | None = None) -> Picture:
@@ -268,22 +279,3 @@ def _spread(values: npt.NDArray[np.generic], low: float, high: float) -> Picture
     scaled = np.clip((values.astype(np.float64) - low) / (high - low or 1.0), 0, 1) * 255
     grey: Picture = np.rint(np.nan_to_num(scaled, nan=0)).astype(np.uint8)
     return grey
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8, read after loading (PNG may hold it last, TIFF has applied it by then)."""
-    try:
-        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 - a broken EXIF block does not spoil the picture
-        return 1
-    return orientation if 1 <= orientation <= 8 else 1
-
-
-def _upright(pixels: Picture, orientation: int) -> Picture:
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels

@@ -6,11 +6,11 @@ import asyncio
 import ctypes
 import sys
 
-from server.contract import card
+from server.contract.card import ModelCard
 from server.pictures.budget import DecodeBudget, NoRoom, Room
 from server.pictures.decode import DecodedPicture, Limits, Picture, PictureFile
 from server.pictures.threads import PictureThreads
-from server.preprocess import Canvas, prepare
+from server.preprocess import Canvas, prepare, prepare_file, prepare_halved
 
 KEPT_BYTES = 13
 """Of each pixel of a picture that is to be drawn on: itself, the painted copy, Pillow's, and the PNG of it."""
@@ -32,7 +32,7 @@ class PictureReader:
         """Pictures in tiles are kept for seconds: others need not wait for that."""
 
     async def read(
-        self, file: bytes | Picture, limits: Limits, rule: card.Input, keep_picture: bool
+        self, file: bytes | Picture, limits: Limits, model: ModelCard, keep_picture: bool
     ) -> tuple[ReadPicture, float]:
         """A picture file, or a picture that needs no decoding. In a thread at once where there is memory for it, else
         when there is; and the seconds that it took.
@@ -40,18 +40,18 @@ class PictureReader:
         Raises `PictureError`.
         """
         try:
-            return await self.threads.read(self._read, file, limits, rule, keep_picture, None)
+            return await self.threads.read(self._read, file, limits, model, keep_picture, None)
         except NoRoom as error:
             room = await self._memory.wait_for(error.wanted)
         try:
-            return await self.threads.read(self._read, file, limits, rule, keep_picture, room)
+            return await self.threads.read(self._read, file, limits, model, keep_picture, room)
         except asyncio.CancelledError:
             room.abandon()  # it may never have begun
             raise
 
-    def read_now(self, file: bytes | Picture, limits: Limits, rule: card.Input, keep_picture: bool) -> ReadPicture:
+    def read_now(self, file: bytes | Picture, limits: Limits, model: ModelCard, keep_picture: bool) -> ReadPicture:
         """The same in the caller's thread. Raises `PictureError`, and `NoRoom` where there is no memory for it now."""
-        return self._read(file, limits, rule, keep_picture, None)
+        return self._read(file, limits, model, keep_picture, None)
 
     async def size_hw(self, file: bytes | Picture, limits: Limits) -> tuple[int, int]:
         """Sides of a picture as its file has them, which is not turned upright yet. Raises `PictureError`."""
@@ -88,15 +88,15 @@ class PictureReader:
         return picture
 
     def _read(
-        self, file: bytes | Picture, limits: Limits, rule: card.Input, keep_picture: bool, room: Room | None
+        self, file: bytes | Picture, limits: Limits, model: ModelCard, keep_picture: bool, room: Room | None
     ) -> ReadPicture:
         if not isinstance(file, bytes):
             limits.check_size(file.shape[1], file.shape[0])
-            return file if keep_picture else None, prepare(file, rule)
+            return file if keep_picture else None, prepare(file, model.input)
         header = PictureFile(file, limits)
         room = room or self._memory.take(_bytes_to_hold(header, keep_picture))
         with room:
-            whole, canvas = _decoded(header, rule, keep_picture)
+            whole, canvas = _decoded(header, model, keep_picture)
             if header.decode_bytes >= LARGE:
                 return_freed_memory()
             if whole is not None:
@@ -112,9 +112,13 @@ def _size_hw(file: bytes, limits: Limits) -> tuple[int, int]:
     return PictureFile(file, limits).size_hw
 
 
-def _decoded(header: PictureFile, rule: card.Input, keep_picture: bool) -> ReadPicture:
+def _decoded(header: PictureFile, model: ModelCard, keep_picture: bool) -> ReadPicture:
+    """The canvas is the same whether the picture is kept or not."""
+    if not keep_picture:
+        return None, prepare_file(header, model)
+    canvas = prepare_halved(header, model)
     decoded = header.decode()
-    return decoded.whole() if keep_picture else None, prepare(decoded, rule)
+    return decoded.whole(), canvas or prepare(decoded, model.input)
 
 
 def return_freed_memory() -> None:

@@ -41,6 +41,26 @@ def test_every_pixel_is_pillows(h: int, w: int, new_h: int, new_w: int, seed: in
     np.testing.assert_array_equal(ours(picture, new_h, new_w), pillow(picture, new_h, new_w))
 
 
+@given(
+    h=SIDE, w=SIDE, new_h=SIDE, new_w=SIDE,
+    edges=st.tuples(*[st.sampled_from([0, 0.25, 0.5, 0.75]) for _ in range(4)]),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_every_pixel_of_a_box_is_pillows(
+    h: int, w: int, new_h: int, new_w: int, edges: tuple[float, float, float, float]
+) -> None:
+    """A box that begins and ends within pixels, at places that Pillow's float32 has too; it takes no empty one."""
+    left, top, right, bottom = edges
+    box = (min(left, w / 4), min(top, h / 4), w - min(right, w / 4), h - min(bottom, h / 4))
+    picture, result = noise(h, w), np.zeros((new_h, new_w, 3), np.uint8)
+
+    resize_into(picture, result, box)
+
+    across = Image.fromarray(picture).resize((new_w, h), Image.Resampling.BILINEAR, (box[0], 0, box[2], h))
+    expected = across.resize((new_w, new_h), Image.Resampling.BILINEAR, (0, box[1], new_w, box[3]))
+    np.testing.assert_array_equal(result, np.asarray(expected))
+
+
 @pytest.mark.parametrize(
     ("size_hw", "new_hw"),
     [

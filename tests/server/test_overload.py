@@ -20,9 +20,9 @@ import pytest
 from server.contract import card
 from server.engines.fake import FAKE_CARD, FakeEngine
 from server.models import Models
-from server.pictures.decode import DecodedPicture
+from server.pictures.decode import PictureFile
 from server.pipeline import Pipeline
-from server.preprocess import Canvas, prepare
+from server.preprocess import Canvas, prepare_file
 from tests.server.faulty_engine import Faults
 from tests.server.running import PNG_HEADERS, png, server_process, server_with, settings, write_bundle
 
@@ -77,11 +77,11 @@ async def test_five_times_too_many_requests() -> None:
 
 
 async def test_pictures_that_wait_to_be_decoded_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slowly(picture: DecodedPicture, rule: card.Input) -> Canvas:
+    def slowly(file: PictureFile, model: card.ModelCard) -> Canvas:
         time.sleep(0.1)
-        return prepare(picture, rule)
+        return prepare_file(file, model)
 
-    monkeypatch.setattr("server.pictures.reader.prepare", slowly)
+    monkeypatch.setattr("server.pictures.reader.prepare_file", slowly)
     async with serving(Faults(), max_queue_wait_s=0.5, picture_threads=1) as client:
         await predict(client)
         tasks = []
