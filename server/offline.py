@@ -71,7 +71,7 @@ class Offline:
 
     def _canvas(self, item: Item, read: Callable[[Item], bytes]) -> Canvas | MasklineError:
         try:
-            return self._pipeline.prepare(PictureFile(read(item), self._pipeline.limits).decode())
+            return self._pipeline.prepare(PictureFile(read(item), self._pipeline.limits))
         except MasklineError as error:
             return error
 

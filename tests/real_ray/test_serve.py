@@ -16,7 +16,7 @@ from tests.real_ray.conftest import ServeCluster
 from tests.real_ray.load import FILES, load
 
 TWO = {"min_replicas": "2", "max_replicas": "2"}
-NOTICED_S = 1.0
+NOTICED_S = 2.0
 """How long it may take until Serve knows that a replica is dead."""
 
 
