@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
 from benchmarks.decoding.rules import sizes
-from benchmarks.gpu.measuring import Summary, write_report
+from benchmarks.gpu.measuring import Summary
 from benchmarks.overhead.peer_python import PeersError, peer_python
-from benchmarks.serving import machine
+from benchmarks.reporting import add_outputs, bars, publish
 
 FOLDER = Path(__file__).resolve().with_name("decoding")
 CASES = {"12 MP": (3000, 4000), "1080p": (1080, 1920), "400x300": (300, 400)}
@@ -67,11 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PeersError, OSError) as error:
         print(f"decode: {error}", file=sys.stderr)
         return 2
-    print(table(measured))
-    if arguments.json:
-        write_report(arguments.json, machine(), measured)
-    if arguments.plot:
-        write_plot(arguments.plot, measured)
+    publish(arguments, measured, table, partial(bars, title="CPU ms", log=True))
     return 0
 
 
@@ -80,8 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--rounds", type=int, default=5, help="how often everyone has a turn (default 5)")
     add("--picture", type=Path, metavar="FILE", help="a photograph, in place of a made-up picture")
-    add("--json", type=Path, metavar="FILE", help="write the figures there")
-    add("--plot", type=Path, metavar="FILE", help="draw them there")
+    add_outputs(parser)
     return parser
 
 
@@ -204,18 +200,6 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
             f"{row['difference']:>11.3f} {row['largest_difference']:>8.2f}"
         )
     return "\n".join(lines)
-
-
-def write_plot(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
-    """Times, as bars on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    for axes, case in zip(figure.subplots(1, len(CASES), sharey=True), CASES, strict=True):
-        own = [row for row in measured if row["case"] == case]
-        axes.barh([row["variant"] for row in own], [row["median"] for row in own], log=True)
-        axes.set_title(f"{case}: CPU ms")
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

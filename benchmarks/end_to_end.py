@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
-from benchmarks.gpu.measuring import Summary, write_report
+from benchmarks.gpu.measuring import Summary
 from benchmarks.model import BuildError, DifferentAnswersError, ask, build_bundles, make_weights, worker_processes
 from benchmarks.overhead import load, processes
 from benchmarks.overhead.peer_python import PeersError, peer_python
-from benchmarks.serving import machine
+from benchmarks.reporting import add_outputs, machine, publish
 from benchmarks.whole_service import pictures as files
 from benchmarks.whole_service.contestants import (
     BASELINE,
@@ -80,11 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PeersError, BuildError, processes.ServerError, load.LoadError, OSError) as error:
         print(f"end_to_end: {error}", file=sys.stderr)
         return 2
-    print(table(measured))
-    if arguments.json:
-        write_report(arguments.json, machine(), measured)
-    if arguments.plot:
-        write_plot(arguments.plot, measured)
+    publish(arguments, measured, table, write_plot)
     return 0
 
 
@@ -95,8 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", type=Path, metavar="FILE", help="torchvision's maskrcnn_resnet50_fpn, 91 classes, with BatchNorm")
     add("--rounds", type=int, default=3, help="how often everyone has a turn at each load (default 3)")
     add("--seconds", type=float, default=15.0, help="least length of a turn; every picture at least once (default 15)")
-    add("--json", type=Path, metavar="FILE", help="write the figures there")
-    add("--plot", type=Path, metavar="FILE", help="draw them there")
+    add_outputs(parser)
     return parser
 
 

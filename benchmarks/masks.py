@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
-from benchmarks.gpu.measuring import Summary, write_report
+from benchmarks.gpu.measuring import Summary
 from benchmarks.overhead.peer_python import PeersError, peer_python
-from benchmarks.serving import machine
+from benchmarks.reporting import add_outputs, bars, publish
 from server.contract import rle
 
 FOLDER = Path(__file__).resolve().with_name("pasting")
@@ -60,11 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PeersError as error:
         print(f"masks: {error}", file=sys.stderr)
         return 2
-    print(table(measured))
-    if arguments.json:
-        write_report(arguments.json, machine(), measured)
-    if arguments.plot:
-        write_plot(arguments.plot, measured)
+    publish(arguments, measured, table, partial(bars, title=f"CPU ms for {OBJECTS} objects", log=True))
     return 0
 
 
@@ -72,8 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--rounds", type=int, default=5, help="how often everyone has a turn (default 5)")
-    add("--json", type=Path, metavar="FILE", help="write the figures there")
-    add("--plot", type=Path, metavar="FILE", help="draw them there")
+    add_outputs(parser)
     return parser
 
 
@@ -193,18 +189,6 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
             f"{row['added_mb']:>9.1f}"
         )
     return "\n".join(lines)
-
-
-def write_plot(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
-    """Times, as bars on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, case in zip(figure.subplots(1, len(CASES), sharey=True), CASES, strict=True):
-        own = [row for row in measured if row["case"] == case]
-        axes.barh([row["variant"] for row in own], [row["median"] for row in own], log=True)
-        axes.set_title(f"{case}: CPU ms for {OBJECTS} objects")
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

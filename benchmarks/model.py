@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
-from benchmarks.gpu.measuring import Summary, write_report
+from benchmarks.gpu.measuring import Summary
 from benchmarks.overhead.peer_python import PeersError, peer_python
-from benchmarks.serving import machine
+from benchmarks.reporting import add_outputs, bars, publish
 
 ROOT = Path(__file__).resolve().parent
 WORKER = ROOT / "whole_model" / "worker.py"
@@ -61,11 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PeersError, BuildError) as error:
         print(f"model: {error}", file=sys.stderr)
         return 2
-    print(table(measured))
-    if arguments.json:
-        write_report(arguments.json, machine(), measured)
-    if arguments.plot:
-        write_plot(arguments.plot, measured)
+    publish(arguments, measured, table, partial(bars, title="ms a picture"))
     return 0
 
 
@@ -75,8 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=5, help="how often everyone has a turn (default 5)")
     add("--threads", type=int, default=1, help="of everyone (default 1)")
     add("--weights", type=Path, metavar="FILE", help="torchvision's maskrcnn_resnet50_fpn, 91 classes, with BatchNorm")
-    add("--json", type=Path, metavar="FILE", help="write the figures there")
-    add("--plot", type=Path, metavar="FILE", help="draw them there")
+    add_outputs(parser)
     return parser
 
 
@@ -218,18 +214,6 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
             f"{row['detections']:>6}"
         )
     return "\n".join(lines)
-
-
-def write_plot(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
-    """Times, as bars."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, case in zip(figure.subplots(1, len(CASES), sharey=True), CASES, strict=True):
-        own = [row for row in measured if row["case"] == case]
-        axes.barh([row["variant"] for row in own], [row["median"] for row in own])
-        axes.set_title(f"{case}: ms a picture")
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

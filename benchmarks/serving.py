@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import platform
 import sys
 import tempfile
 import time
@@ -24,10 +23,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
-from benchmarks.gpu.measuring import Summary, write_report
+from benchmarks.gpu.measuring import Summary
 from benchmarks.overhead import load, processes
 from benchmarks.overhead.contestants import BASELINE, OURS, Contestant, contestants, disagreement
 from benchmarks.overhead.peer_python import PeersError, peer_python
+from benchmarks.overhead.plot import write_plot
+from benchmarks.reporting import add_outputs, machine, publish
 
 ROOT = Path(__file__).resolve().parents[1]
 CONNECTIONS = (1, 8, 32, 64)
@@ -63,13 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PeersError, processes.ServerError, load.LoadError) as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2
-    print(table(rows))
-    if arguments.json:
-        write_report(arguments.json, machine(), rows)
-    if arguments.plot:
-        from benchmarks.overhead.plot import write_plot
-
-        write_plot(arguments.plot, rows)
+    publish(arguments, rows, table, write_plot)
     return 0
 
 
@@ -78,8 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--rounds", type=int, default=5, help="how often everyone has a turn at each load (default 5)")
     add("--seconds", type=float, default=2.0, help="length of a turn (default 2)")
-    add("--json", type=Path, metavar="FILE", help="write the figures there")
-    add("--plot", type=Path, metavar="FILE", help="draw them there")
+    add_outputs(parser)
     return parser
 
 
@@ -191,13 +185,6 @@ def table(measured: Sequence[dict[str, Any]]) -> str:
             f"{row['per_s']:>6.0f} {row['p50_ms']:>6.1f} {row['p99_ms']:>6.1f} {row['rss_mib']:>5.0f}"
         )
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """Processor, cores, Python."""
-    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-              if line.startswith("model name")]  # fmt: skip
-    return f"{models[0] if models else platform.machine()}, {len(models)} CPUs, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

@@ -94,8 +94,9 @@ class BatchingPipeline:
         return cast("EngineWorker", self.supervised.worker).engine
 
     async def start(self) -> None:
-        """Warms up the engine and what is compiled, in threads, and takes work."""
-        await asyncio.gather(self.supervised.start(), asyncio.to_thread(compiled.load))
+        """Warms up what is compiled and the engine, in threads, and takes work."""
+        await asyncio.to_thread(compiled.load)  # first: an engine that had to wait for it would seem to hang
+        await self.supervised.start()
         self.batcher.start()
 
     async def close(self) -> None:

@@ -1,7 +1,8 @@
 """Whether a window was steady: figures of a server that still warms up, or falls behind, depend on the window's length.
 
 The window is cut into ten parts. Throughput and latency drift where a straight line through the parts' means rises or
-falls by more than 10 % of their mean over the window, and by more than chance (t test of the slope, 5 %).
+falls by more than 10 % of their mean over the window (the latency also by more than 1 ms), and by more than chance
+(t test of the slope, 5 %).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy.typing as npt
 PARTS = 10
 LEAST_PER_PART = 5
 DRIFT_LIMIT = 0.10
+# A smaller drift of the latency may be the generator's own.
+DRIFT_LIMIT_MS = 1.0
 # Of Student's t with PARTS - 2 degrees of freedom, two-sided, 5 %.
 T_LIMIT = 2.306
 
@@ -31,9 +34,10 @@ def stability(intended_s: Values, done_s: Values, latency_ms: Values, duration_s
     sums, _ = np.histogram(intended_s, edges, weights=latency_ms)
     throughput, throughput_is_chance = _drift(answered.astype(float))
     latency, latency_is_chance = _drift(sums / asked)
+    latency_is_small = abs(latency) * float(latency_ms.mean()) <= DRIFT_LIMIT_MS
     unsteady = [
-        abs(drift) > DRIFT_LIMIT and not is_chance
-        for drift, is_chance in ((throughput, throughput_is_chance), (latency, latency_is_chance))
+        abs(throughput) > DRIFT_LIMIT and not throughput_is_chance,
+        abs(latency) > DRIFT_LIMIT and not latency_is_chance and not latency_is_small,
     ]
     drifts = {"throughput_drift": round(throughput, 3), "latency_drift": round(latency, 3)}
     return {"steady": not any(unsteady), **drifts}

@@ -104,13 +104,14 @@ def resize(
 ) -> None:  # fmt: skip
     """Fills `result` [h', w', 3]: its column k is made of x_taps[k] columns of the picture [h, w, 3 or more] from
     x_first[k] on, times x_weights[k]; and so along y."""
-    size, y, start = 3 * len(x_first), 0, 0
+    size, y, start = 3 * len(x_first), 0, y_first[0]
+    end = y_first[-1] + y_taps[-1]
     kept = np.empty((y_weights.shape[1] + _ROWS, size), np.uint8)  # from row `start` of the picture on
     turned = np.empty((_widest(x_first, x_taps), 3 * _ROWS), np.uint8)
     turned_result = np.empty((_COLUMNS, 3 * _ROWS), np.uint8)
     sums, pixels = np.empty(max(size, 3 * _ROWS), np.int32), np.empty(size, np.uint8)
-    for top in range(0, len(picture), _ROWS):
-        rows = min(_ROWS, len(picture) - top)
+    for top in range(start, end, _ROWS):
+        rows = min(_ROWS, end - top)
         _along_x(picture, top, rows, x_first, x_taps, x_weights, turned, turned_result, sums, kept, top - start)
         while y < len(y_first) and y_first[y] + y_taps[y] <= top + rows:
             _blend(sums, size, kept, y_first[y] - start, y_weights[y], y_taps[y])

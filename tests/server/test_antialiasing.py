@@ -81,6 +81,14 @@ def test_odd_sizes(size_hw: tuple[int, int], new_hw: tuple[int, int]) -> None:
     np.testing.assert_array_equal(ours(picture, *new_hw), pillow(picture, *new_hw))
 
 
+def test_a_box_far_down_a_tall_picture() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (700, 9, 3), np.uint8)
+    result = np.empty((20, 9, 3), np.uint8)
+    resize_into(picture, result, (0, 400, 9, 500))
+    expected = Image.fromarray(picture).resize((9, 20), Image.Resampling.BILINEAR, (0, 400, 9, 500))
+    assert np.array_equal(result, expected)
+
+
 def test_views_are_read_and_filled() -> None:
     """Turned, mirrored, one grey band for three, and into the window of a canvas that stays as it was around it."""
     grey = np.broadcast_to(noise(90, 70)[:, :, :1], (90, 70, 3))

@@ -90,7 +90,7 @@ def test_warm_up_and_first_pass_are_not_counted(server: FakeServer, picture: Pat
     report = load(server.url, picture, *load_of, "--duration", "0.4s")
     posted = sum(asked.path == "/predict" for asked in server.asked)
     before = posted - report["runs"][0]["sent"]
-    assert 3 <= before <= 1 + 0.1 / 0.005 + 5  # the first pass, and a tenth of a second of warm-up
+    assert 2 <= before <= 1 + 0.1 / 0.005 + 5  # the first pass, and a tenth of a second of warm-up
 
 
 def test_a_warm_up_that_is_slow_is_cut_short(server: FakeServer, picture: Path):
@@ -150,17 +150,16 @@ def test_a_request_that_takes_too_long_fails(server: FakeServer, picture: Path, 
 
 
 def test_what_was_measured_before_an_interruption_is_reported(server: FakeServer, picture: Path):
-    server.script = SlowServer(0.01)
     folder = picture.parent / "report"
-    options = ["--rate", "50,20", "--duration", "0.5s", "--output", str(folder)]
+    options = ["--rate", "40,200", "--duration", "1s", "--output", str(folder)]
     command = [sys.executable, "-m", "clients.loadtest", server.url, str(picture), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        while len(server.asked) < 40:  # the second run has begun
+        while len(server.asked) < 120 and process.poll() is None:  # then the second run is under way
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
     assert process.returncode == 130
-    assert [run["rate"] for run in json.loads((folder / "report.json").read_text())["runs"]] == [50.0]
+    assert [run["rate"] for run in json.loads((folder / "report.json").read_text())["runs"]] == [40.0]
 
 
 def test_no_server_is_said(picture: Path, capsys: pytest.CaptureFixture[str]):

@@ -190,6 +190,6 @@ def test_multi_stream_sends_its_pictures_together(server: FakeServer, picture: P
         return Reply(500) if len(server.asked) % 9 == 0 else Reply(content=answer())
 
     server.script = one_in_nine_fails
-    report = run_scenario(server.url, picture, folder, "multistream", "--duration", "0.4s")
+    report = run_scenario(server.url, picture, folder, "multistream", "--duration", "1.5s")
     assert report["result"]["valid"] is False
     assert report["runs"][0]["failed"] > 0

@@ -45,6 +45,11 @@ def test_a_drift_is_seen(at_s: npt.NDArray[np.float64], last: float, steady: boo
     assert found["latency_drift"] == pytest.approx(2 * (last - 1) / (last + 1), abs=0.03)
 
 
+def test_a_drift_of_microseconds_is_not_told(at_s: npt.NDArray[np.float64]):
+    found = judged(np.linspace(0.3, 0.6, len(at_s)), at_s)
+    assert (found["steady"], found["latency_drift"]) == (True, pytest.approx(0.67, abs=0.02))
+
+
 def test_a_step_is_seen(at_s: npt.NDArray[np.float64]):
     assert judged(np.where(at_s < 4.0, 80.0, 40.0), at_s)["steady"] is False
 
