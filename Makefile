@@ -9,7 +9,7 @@ cpu     := cpu,openvino
 SERVER  := client,server,$(or $($(RUNTIME)),$(RUNTIME))
 ALL     := $(SERVER),export,dev
 
-.PHONY: help install serve test lint format test-browser screenshots test-clients bench soak fuzz plugins docs clean
+.PHONY: help install serve test lint format test-browser screenshots test-clients test-ray bench soak fuzz plugins docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,11 @@ test-clients: install  ## tools that people have already (Triton's client and ot
 	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/real_clients/requirements.txt --editable ".[client]"
 	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/real_clients/requirements-fiftyone.txt || echo "FiftyOne does not install here; its tests are skipped."
 	.venv-clients/bin/python -m pytest -c tests/real_clients/pytest.ini --rootdir . tests/real_clients
+
+test-ray:  ## Ray Serve and maskline batch on a Ray cluster of three nodes, which are processes
+	@test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement tests/real_ray/requirements.txt --editable ".[client,server,cpu,ray]"
+	.venv-ray/bin/python -m pytest -c tests/real_ray/pytest.ini --rootdir . tests/real_ray
 
 SECONDS ?= 600
 fuzz: install  ## parsers and decoders against made-up input, for 10 minutes each, or SECONDS=... (TARGETS="rle form")
@@ -68,7 +73,7 @@ docs: install  ## write the table of settings into docs/operations.md
 	$(VENV)/bin/python docs/settings_table.py
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .venv-clients .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .venv-clients .venv-ray .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Maskline needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }

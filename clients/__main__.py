@@ -25,6 +25,9 @@ class Command:
 COMMANDS = {
     "serve": Command("server.__main__", "server,cpu", "serve models over HTTP"),
     "predict": Command("clients.predict", "client", "find the objects in pictures, through a server or in process"),
+    "batch": Command(
+        "clients.batch", "client,server,cpu", "the same for many, without a server, on this machine or on Ray"
+    ),
     "loadtest": Command("clients.loadtest.__main__", "client", "load a server and report latency and throughput"),
     "samples": Command("clients.samples", "client", "make sample pictures to try the demo model on"),
     "train": Command("export.train", "export,cpu", "train a model"),

@@ -84,7 +84,7 @@ def headers(api_key: str | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Exponential, jittered, capped; only for 429, 502, 503 and failures of the connection. Seconds.
+    """Exponential, jittered, capped; only for 429, 502, 503, a proxy's own 500 and broken connections. Seconds.
 
     `retries`: tries after the first one. A patient policy does not count those that a busy server sent away with a
     Retry-After. A Retry-After is honoured to its full length: asking sooner would only add to the server's load. No try
@@ -151,8 +151,13 @@ class Tries:
 
 def _may_retry(outcome: Outcome) -> bool:
     if isinstance(outcome, httpx2.Response):
-        return outcome.status_code in _RETRIED_STATUSES
+        return outcome.status_code in _RETRIED_STATUSES or _is_of_a_proxy(outcome)
     return isinstance(outcome, _RETRIED_FAILURES)
+
+
+def _is_of_a_proxy(response: httpx2.Response) -> bool:
+    """A 500 that no Maskline server wrote: Ray Serve's proxy says so of a replica that died with the request."""
+    return response.status_code == 500 and "problem+json" not in response.headers.get("Content-Type", "")
 
 
 def retry_after_s(response: httpx2.Response) -> float | None:

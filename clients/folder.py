@@ -12,10 +12,18 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".
 
 @dataclass(frozen=True)
 class PictureFile:
-    """`name` is what outputs call it: its path within the folder that was given, or its file name."""
+    """`name` is what outputs call it: its path within the folder that was given, or its file name. `image_id`: that of
+    the COCO dataset that it is from."""
 
     path: Path
     name: PurePosixPath
+    image_id: int | None = None
+
+    def read(self) -> bytes:
+        """Raises `InvalidPictureError`."""
+        from clients.picture import encode
+
+        return encode(self.path)
 
 
 def find(given: Sequence[Path], outputs: Iterable[Path]) -> list[PictureFile]:

@@ -180,6 +180,7 @@ def _record(picture: PictureFile, prediction: Prediction) -> dict[str, Any]:
     """What `results.json` says of one picture, before it has ids."""
     found = [{**one.to_coco(0, one.class_id), "area": one.area, "iscrowd": 0} for one in prediction]
     return {
+        **({} if picture.image_id is None else {"id": picture.image_id}),
         "file_name": str(picture.name),
         "width": prediction.width,
         "height": prediction.height,
@@ -189,12 +190,14 @@ def _record(picture: PictureFile, prediction: Prediction) -> dict[str, Any]:
 
 
 def write_coco(records: Iterator[dict[str, Any]], write: Callable[[str], object]) -> None:
-    """A COCO dataset, a line for each image and each annotation; images and annotations are numbered from 1."""
+    """A COCO dataset, a line for each image and each annotation. Both are numbered from 1, images that have an id keep
+    it."""
     images: list[dict[str, Any]] = []
     names: dict[int, str] = {}
     annotation_id = 0
     write('{"annotations": [')
-    for image_id, record in enumerate(records, start=1):
+    for number, record in enumerate(records, start=1):
+        image_id = record.pop("id", number)
         names.update({int(key): name for key, name in record.pop("categories").items()})
         for one in record.pop("annotations"):
             write(",\n" if annotation_id else "\n")
@@ -213,7 +216,7 @@ def read_coco(dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for one in dataset["annotations"]:
         annotations[one["image_id"]].append(one)
     for image in dataset["images"]:
-        found = annotations[image.pop("id")]
+        found = annotations[image["id"]]
         yield {
             **image,
             "categories": {one["category_id"]: names[one["category_id"]] for one in found},

@@ -3,12 +3,15 @@
     python export/train.py --data shapes --output runs/shapes
     python export/train.py --data coco:DIR --config export/training/recipes/nuclei.yaml --output runs/nuclei
     python export/train.py --data coco:DIR --init mask_rcnn_coco.h5 --output runs/mine
-    torchrun --nproc-per-node 2 export/train.py --data coco:DIR
+    torchrun --standalone --nproc-per-node 2 -m export.train --data coco:DIR
 
 `coco:DIR` is DIR/annotations/instances_{train,val}.json with pictures in DIR/train and DIR/val. The output folder gets
 best.pt and last.pt (weights for export/build_engine.py), curves.png, predictions/, tensorboard/ and the losses and
 metrics as JSON lines. The same command with --resume goes on from last.pt. A SIGTERM or Ctrl-C finishes the step and
 saves. Exit status: 0 done or stopped by a signal, 1 a loss was not finite, 2 wrong usage, data or weights.
+
+Under torchrun --resume also starts a run, and one stopped by a signal exits with 3: to torchrun 0 would mean that
+training is done. docs/training-at-scale.md has the commands for several machines.
 
 --init takes what build_engine.py --weights takes, of any family. The model keeps the layers and the rules of the
 weights (the section model of --config overrides rules: input.min_size, backbone.bn_eps, rpn.anchor_sizes) and gets new
@@ -22,16 +25,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+STOPPED = 3
+"""Exit status of a process of torchrun that a signal stopped, to itself or to another."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     arguments = _parser().parse_args(argv)
     from export.training.config import TrainingError
-    from export.training.distributed import process_group
+    from export.training.distributed import check_restarts, process_group
     from export.training.trainer import NonFiniteLossError
     from export.weights import WeightsError
 
     try:
+        check_restarts(arguments.resume)
         with process_group() as (rank, world_size):
             return _train(arguments, rank, world_size)
     except NonFiniteLossError as error:
@@ -62,21 +69,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace, rank: int, world_size: int) -> int:
-    from export.training.config import TrainingError, training_config
-    from export.training.distributed import training_device
+    from export.training.config import training_config
+    from export.training.distributed import started_by_torchrun, training_device
     from export.training.setup import make_model, open_data, read_settings
     from export.training.trainer import Trainer
 
-    last = arguments.output / "last.pt"
-    if last.exists() and not arguments.resume:
-        raise TrainingError(f"{last} exists already: --resume goes on from it, another --output starts anew")
+    goes_on = _goes_on(arguments.output / "last.pt", arguments.resume)
     model_values, training_values = read_settings(arguments.config, arguments.data, arguments.init)
     config = training_config(training_values)
     train, val = open_data(arguments.data, config)
     start = make_model(train.classes, model_values, config.seed, arguments.init, arguments.init_config)
     model = start.model.to(training_device())
     trainer = Trainer(model, train, val, config, arguments.output, rank=rank, world_size=world_size)
-    if arguments.resume:
+    if goes_on:
         trainer.resume()
     if rank == 0:
         if start.told:
@@ -89,7 +94,18 @@ def _train(arguments: argparse.Namespace, rank: int, world_size: int) -> int:
     done = trainer.run()
     if rank == 0:
         print("done" if done else f"stopped after step {trainer.step}; --resume goes on from there")
-    return 0
+    return 0 if done or not started_by_torchrun() else STOPPED
+
+
+def _goes_on(last: Path, resume: bool) -> bool:
+    """Whether to start from the checkpoint `last`. Raises `TrainingError`."""
+    from export.training.config import TrainingError
+    from export.training.distributed import from_first_process, started_by_torchrun
+
+    exists = from_first_process(last.exists)
+    if exists and not resume:
+        raise TrainingError(f"{last} exists already: --resume goes on from it, another --output starts anew")
+    return exists or (resume and not started_by_torchrun())
 
 
 if __name__ == "__main__":

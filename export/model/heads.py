@@ -43,7 +43,7 @@ class BoxHead(nn.Module):
                 x = self.fc_norms[i](x[:, :, None, None]).flatten(1)
             x = F.relu(x)
         deltas: Tensor = self.deltas(x)
-        return self.class_logits(x), deltas.reshape(x.shape[0], -1, 4)
+        return self.class_logits(x), deltas.reshape(x.shape[0], deltas.shape[1] // 4, 4)
 
 
 class MaskHead(nn.Module):

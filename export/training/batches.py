@@ -2,7 +2,9 @@
 
 Position p of the endless sequence of pictures is a place in a permutation that (seed, epoch) gives, and its view and
 target samples are drawn from generators seeded by (seed, p). So there is no random state to keep: a resumed run, or
-one spread over several processes, sees the pictures that an uninterrupted single process sees.
+one spread over several processes, sees the pictures that an uninterrupted single process sees. An epoch holds every
+picture once, whatever the batch and the number of processes: where it ends within a step, the rest of the step is the
+beginning of the next; nothing is padded, repeated or left out.
 """
 
 from __future__ import annotations
@@ -78,12 +80,14 @@ class TrainingViews(Dataset[_Example]):
 
 
 def batch_positions(config: TrainingConfig, first_step: int, rank: int, world_size: int) -> Iterator[list[int]]:
-    """Positions of this process's share of each part of each step, from `first_step` to the end."""
+    """Positions of this process's share of each part of each step, from `first_step` to the end.
+
+    Shares follow each other, and differ by one where a part cannot be shared evenly.
+    """
     part_size = config.batch_size // config.accumulate
-    share = part_size // world_size
+    first, end = part_size * rank // world_size, part_size * (rank + 1) // world_size
     for part in range(first_step * config.accumulate, config.steps * config.accumulate):
-        start = part * part_size + rank * share
-        yield list(range(start, start + share))
+        yield list(range(part * part_size + first, part * part_size + end))
 
 
 def load_batches(

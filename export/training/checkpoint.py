@@ -48,10 +48,10 @@ def native_checkpoint(model: MaskRCNN) -> dict[str, Any]:
     }
 
 
-def read_training_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """A checkpoint that training wrote. Raises `CheckpointError`."""
+def read_training_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that training wrote, in the CPU's memory. Raises `CheckpointError`."""
     try:
-        document = torch.load(path, map_location=device, weights_only=True)
+        document = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; there is nothing to resume") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

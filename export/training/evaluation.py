@@ -20,6 +20,7 @@ from export.average_precision import average_precision
 from export.model.mask_rcnn import MaskRCNN
 from export.serving import serving_input
 from export.training.dataset import PictureSet, Rle, ground_truth
+from export.training.distributed import gather_to_first_process
 from server.pasting import compress, paste
 from server.postprocess import boxes_to_image
 from server.preprocess import prepare
@@ -28,6 +29,9 @@ MAX_DETECTIONS = 500
 """Dense pictures hold more than COCO's 100 objects."""
 
 _SHOWN = ("ap", "ap50", "ap75")
+
+_Part = tuple[dict[str, Any], list[dict[str, Any]]]
+"""Of some pictures: COCO's annotation document and the results."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,46 @@ def evaluate(
     pictures: PictureSet,
     indices: Sequence[int],
     stopped: Callable[[], bool] = lambda: False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> dict[str, float] | None:
-    """Mean box and mask AP, AP50 and AP75 over the given pictures; None if `stopped` says so on the way."""
+    """Mean box and mask AP, AP50 and AP75 over the given pictures; None if `stopped` says so on the way.
+
+    Each process looks at its share, and the first makes the figures of all that was found; elsewhere they are empty.
+    Where a process was stopped, it and the first return None.
+    """
+    part = _evaluate_part(model, pictures, indices[rank::world_size], stopped)
+    parts = gather_to_first_process(part)
+    if part is None or None in parts:
+        return None
+    if rank:
+        return {}
+    document, results = _united([p for p in parts if p is not None])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = document
+        truth.createIndex()
+    return _figures(truth, results, "bbox", "box") | _figures(truth, results, "segm", "mask")
+
+
+def _evaluate_part(
+    model: MaskRCNN, pictures: PictureSet, indices: Sequence[int], stopped: Callable[[], bool]
+) -> _Part | None:
     results: list[dict[str, Any]] = []
     for index in indices:
         if stopped():
             return None
         results += _coco_results(predict(model, pictures[index].image), index)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = ground_truth(pictures, indices)
-        truth.createIndex()
-    return _figures(truth, results, "bbox", "box") | _figures(truth, results, "segm", "mask")
+    return ground_truth(pictures, indices), results
+
+
+def _united(parts: Sequence[_Part]) -> _Part:
+    """In the order of the pictures, as one process would have it: equal scores are ranked by it."""
+    images = sorted((i for truth, _ in parts for i in truth["images"]), key=lambda i: i["id"])
+    annotations = sorted((a for truth, _ in parts for a in truth["annotations"]), key=lambda a: a["image_id"])
+    results = sorted((r for _, found in parts for r in found), key=lambda r: r["image_id"])
+    numbered = [a | {"id": i} for i, a in enumerate(annotations, start=1)]
+    return {**parts[0][0], "images": images, "annotations": numbered}, results
 
 
 def _coco_results(found: Found, image_id: int) -> Iterator[dict[str, Any]]:

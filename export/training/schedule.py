@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from export.model.mask_rcnn import MaskRCNN
-from export.training.config import Layers, OptimizerConfig, Regime, TrainingError
+from export.training.config import Layers, OptimizerConfig, Regime
 
 _FROZEN: dict[Layers, tuple[str, ...]] = {
     "heads": ("backbone.",),
@@ -18,8 +18,6 @@ _FROZEN: dict[Layers, tuple[str, ...]] = {
     "all": (),
 }
 """Parameter name prefixes that do not learn. `heads` are FPN, RPN, box and mask head (Matterport)."""
-
-_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d, nn.SyncBatchNorm)
 
 
 def regime_at(step: int, config: OptimizerConfig) -> Regime:
@@ -31,24 +29,6 @@ def regime_at(step: int, config: OptimizerConfig) -> Regime:
 def set_learning_layers(model: MaskRCNN, layers: Layers) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(_FROZEN[layers]))
-
-
-def set_norm_mode(model: MaskRCNN, train_bn: bool) -> None:
-    """Training mode, in which BatchNorm applies its stored statistics unless `train_bn`."""
-    model.train()
-    if not train_bn:
-        for module in model.modules():
-            if isinstance(module, _NORMS):
-                module.eval()
-
-
-def check_norms(model: MaskRCNN, train_bn: bool) -> None:
-    """Raises `TrainingError` where `train_bn` asks for what BatchNorm without an epsilon cannot do."""
-    if train_bn and not all(m.eps for m in model.modules() if isinstance(m, _NORMS)):
-        raise TrainingError(
-            "training.train_bn: these weights have BatchNorm with epsilon 0, which cannot learn from a batch; "
-            "leave train_bn false, or set model.backbone.bn_eps to 1e-5"
-        )
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:

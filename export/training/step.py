@@ -14,7 +14,7 @@ from export.model.mask_rcnn import MaskRCNN
 from export.model.rpn import RpnOutput
 from export.training.batches import Batch, target_generator
 from export.training.config import LossWeights, TrainingConfig
-from export.training.distributed import sum_over_processes
+from export.training.distributed import any_process, sum_over_processes
 from export.training.losses import (
     LossTerm,
     box_class_loss,
@@ -32,13 +32,16 @@ PRE_NMS_TOPK = 2000
 
 
 def loss_terms(model: MaskRCNN, batch: Batch, config: TrainingConfig) -> dict[str, LossTerm]:
-    """The five losses, by `LOSS_NAMES`, of this process's batch."""
+    """The five losses, by `LOSS_NAMES`, of this process's batch.
+
+    All processes go through the same layers, without RoIs if need be: BatchNorm may wait for the others.
+    """
     objects = [_in_model_frame(o, model) for o in batch.objects]
     generators = [target_generator(config.seed, p) for p in batch.positions]
     pyramid = model.pyramid(model.preprocess(batch.images, batch.windows))
     rpn_output, anchors = model.rpn(pyramid), model.anchors(pyramid)
     terms = _rpn_terms(model, rpn_output, anchors, objects, config, generators)
-    if not all(torch.isfinite(term.total) for term in terms.values()):
+    if any_process(not all(torch.isfinite(term.total) for term in terms.values()), anchors.device):
         # Proposals made of NaN cannot be pooled; these terms are enough to stop the run.
         return terms | {name: _nothing(anchors) for name in LOSS_NAMES if name not in terms}
     canvas_hw = (batch.images.shape[1], batch.images.shape[2])
@@ -103,7 +106,7 @@ def _box_terms(
     model: MaskRCNN, pyramid: Sequence[Tensor], rois: Sequence[RoiTargets], active: Tensor
 ) -> dict[str, LossTerm]:
     boxes, image_index = torch.cat([r.boxes for r in rois]), _image_index([r.boxes for r in rois])
-    if len(boxes) == 0:
+    if not any_process(len(boxes) > 0, boxes.device):
         return {"box_class": _nothing(boxes), "box_delta": _nothing(boxes)}
     logits, deltas = model.box_head(model.box_features(pyramid, boxes, image_index))
     class_ids = torch.cat([r.class_ids for r in rois])
@@ -125,7 +128,7 @@ def _mask_terms(
     counts = [len(r.object_index[:limit]) for r in rois]
     kept = [r.boxes[:n] for r, n in zip(rois, counts, strict=True)]
     boxes = torch.cat(kept)
-    if len(boxes) == 0:
+    if not any_process(len(boxes) > 0, boxes.device):
         return {"mask": _nothing(boxes)}
     corners = model.config.roi_align.crop_and_resize
     targets = [

@@ -25,17 +25,23 @@ from export.training.checkpoint import (
 )
 from export.training.config import TrainingConfig, TrainingError
 from export.training.dataset import PictureSet
-from export.training.distributed import sum_gradients, sum_over_processes
+from export.training.distributed import (
+    any_process,
+    check_same,
+    copy_from_first_process,
+    from_first_process,
+    sum_gradients,
+    sum_over_processes,
+)
 from export.training.evaluation import evaluate
+from export.training.norms import check_norms, set_norm_mode, synchronise_norms
 from export.training.report import Report
 from export.training.schedule import (
     WeightAverage,
-    check_norms,
     learning_rate,
     make_optimizer,
     regime_at,
     set_learning_layers,
-    set_norm_mode,
 )
 from export.training.sheet import save_sheet
 from export.training.step import LOSS_NAMES, loss_terms, total_loss
@@ -61,12 +67,17 @@ class Trainer:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if (config.batch_size // config.accumulate) % world_size:
+        if (config.batch_size // config.accumulate) < world_size:
             raise TrainingError(
                 f"batch_size / accumulate = {config.batch_size // config.accumulate} pictures "
-                f"cannot be shared evenly by {world_size} processes"
+                f"are too few for {world_size} processes"
             )
+        check_same((config, model.config), "configuration (--config, --init)")
+        check_same((len(train), len(val), train.classes), "number of pictures, or other classes,")
         check_norms(model, config.train_bn)
+        copy_from_first_process(model)
+        if config.train_bn and world_size > 1:
+            synchronise_norms(model)
         self.model, self.train, self.val, self.config, self.output = model, train, val, config, output
         self.rank, self.world_size = rank, world_size
         self.device = next(model.parameters()).device
@@ -87,7 +98,8 @@ class Trainer:
     def resume(self) -> None:
         """Goes back to where `last.pt` in the output folder was written. Raises `CheckpointError`."""
         path = self.output / "last.pt"
-        document = read_training_checkpoint(path, self.device)
+        # One process reads it and the others are sent it: a shared folder may show them an older file.
+        document = from_first_process(lambda: read_training_checkpoint(path))
         state = document["training"]
         if _plain(document["config"]) != _plain(self.model.config.to_dict()):
             raise CheckpointError(f"{path}: was written by a run with another model configuration or other classes")
@@ -192,10 +204,9 @@ class Trainer:
         return self.evaluated_step != self.step and (at_end or self.step % self.config.evaluate_every == 0)
 
     def _evaluate(self, report: Report | None) -> bool:
-        """Average precision, on the first process; False when a signal came meanwhile."""
-        metrics = self._measure(report) if report else {}
-        finished = sum_over_processes(torch.tensor([float(metrics is not None)], device=self.device))
-        if finished.item() < self.world_size:
+        """Average precision; False when a signal came to any process meanwhile."""
+        metrics = self._measure(report)
+        if any_process(metrics is None, self.device):
             return False
         self.evaluated_step = self.step
         if report and metrics:
@@ -205,12 +216,12 @@ class Trainer:
             self._save()
         return True
 
-    def _measure(self, report: Report) -> dict[str, float] | None:
+    def _measure(self, report: Report | None) -> dict[str, float] | None:
         model = self.evaluated_model
         model.eval()
         count = min(self.config.evaluate_pictures or len(self.val), len(self.val))
-        metrics = evaluate(model, self.val, range(count), lambda: self._stop_asked)
-        if metrics is not None:
+        metrics = evaluate(model, self.val, range(count), lambda: self._stop_asked, self.rank, self.world_size)
+        if metrics and report:
             report.after_evaluation(self.step, metrics)
             sheet = self.output / "predictions" / f"step-{self.step:06d}.png"
             save_sheet(model, self.val, range(min(SHEET_PICTURES, count)), sheet)

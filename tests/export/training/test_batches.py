@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from export.training.batches import Batch, TrainingViews, batch_positions, load_batches, mini_masks
@@ -40,6 +41,18 @@ def test_processes_and_parts_share_a_step_without_overlap() -> None:
     shares = [list(batch_positions(config, 0, rank, 2)) for rank in range(2)]
     assert shares[0] == [[0, 1], [4, 5], [8, 9], [12, 13]]
     assert shares[1] == [[2, 3], [6, 7], [10, 11], [14, 15]]
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(4, 2), (5, 2), (7, 3), (16, 5), (6, 6)])
+def test_an_epoch_holds_every_picture_once_over_all_processes(batch_size: int, world_size: int) -> None:
+    """23 pictures divide by none of these; shares differ by one at most."""
+    config, pictures = small_training(steps=23, batch_size=batch_size), views(small_training(), 23)
+    ranks = [list(batch_positions(config, 0, rank, world_size)) for rank in range(world_size)]
+    steps = [list(step) for step in zip(*ranks, strict=True)]
+    assert all(max(map(len, step)) - min(map(len, step)) <= 1 for step in steps)
+    seen = [pictures.picture_index(p) for step in steps for share in step for p in share]
+    assert len(seen) == 23 * batch_size
+    assert [sorted(seen[i : i + 23]) for i in range(0, len(seen), 23)] == [list(range(23))] * batch_size
 
 
 def test_worker_processes_give_what_this_process_gives() -> None:

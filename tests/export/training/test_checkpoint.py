@@ -73,12 +73,11 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> No
 
 
 def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
-    cpu = torch.device("cpu")
     with pytest.raises(CheckpointError, match="nothing to resume"):
-        read_training_checkpoint(tmp_path / "last.pt", cpu)
+        read_training_checkpoint(tmp_path / "last.pt")
     (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        read_training_checkpoint(tmp_path / "last.pt", cpu)
+        read_training_checkpoint(tmp_path / "last.pt")
     write_atomically(native_checkpoint(MaskRCNN(small_model_config())), tmp_path / "best.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint that training can go on from"):
-        read_training_checkpoint(tmp_path / "best.pt", cpu)
+        read_training_checkpoint(tmp_path / "best.pt")

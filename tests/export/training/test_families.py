@@ -34,7 +34,7 @@ from export.serving import serving_input
 from export.training.batches import Batch, TrainingViews, load_batches
 from export.training.dataset import Picture
 from export.training.evaluation import predict
-from export.training.schedule import set_norm_mode
+from export.training.norms import set_norm_mode
 from export.training.shapes import ShapesSet
 from export.training.step import LOSS_NAMES, loss_terms, total_loss
 from export.training.trainer import Trainer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from export.model.mask_rcnn import MaskRCNN
 from export.training.config import Layers, OptimizerConfig, Regime
@@ -14,7 +13,6 @@ from export.training.schedule import (
     make_optimizer,
     regime_at,
     set_learning_layers,
-    set_norm_mode,
 )
 from tests.export.training.small import small_model_config
 
@@ -58,17 +56,6 @@ def test_only_the_regimes_layers_learn(layers: Layers, learning_stages: set[str]
     assert {n.split(".")[1][-1] for n in learning if n.startswith("backbone.")} == learning_stages
     rest = {n for n, _ in model.named_parameters() if not n.startswith("backbone.")}
     assert rest <= learning
-
-
-def test_frozen_norms_apply_what_they_have_stored() -> None:
-    model = MaskRCNN(small_model_config())
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    set_norm_mode(model, train_bn=False)
-    assert norms
-    assert not any(m.training for m in norms)
-    assert model.training
-    set_norm_mode(model, train_bn=True)
-    assert all(m.training for m in norms)
 
 
 def test_weight_decay_spares_norms_and_biases() -> None:

@@ -1,11 +1,8 @@
-"""The command: exit statuses, messages, starting weights, several processes."""
+"""The command: exit statuses, messages, starting weights."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +11,8 @@ import pytest
 import torch
 
 from export import train
+from export.training.trainer import Trainer
 from tests.export.training.small import SMALL_CONFIG_FILE, write_coco
-
-SCRIPT = Path(train.__file__)
 
 
 @pytest.fixture
@@ -121,21 +117,38 @@ def test_help_is_instant() -> None:
     assert time.process_time() - start < 0.5
 
 
-def test_two_processes_are_one_with_the_same_batch(data: Path, tmp_path: Path) -> None:
-    """torchrun's two processes take the steps of one: same losses and weights, up to the order of sums."""
-    config = config_file(tmp_path, steps=2, batch_size=4)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for interpreter, name in (([sys.executable], "one"), (torchrun, "two")):
-        done = subprocess.run(
-            [*interpreter, str(SCRIPT), *command(data, tmp_path / name, "--config", config)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},  # of all: the number of threads is part of the order of sums
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    for expected, found in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert found == pytest.approx(expected, rel=1e-4)
-    one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("one", "two"))
-    for name, tensor in one.items():
-        assert torch.allclose(two[name], tensor, rtol=1e-4, atol=1e-6), name
+@pytest.mark.parametrize(
+    ("arguments", "environment", "complaint"),
+    [
+        pytest.param([], {}, "add --resume", id="no resume"),
+        pytest.param(
+            ["--resume"],
+            {"TORCHELASTIC_USE_AGENT_STORE": "True"},
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+            id="a store that remembers",
+        ),
+    ],
+)
+def test_torchruns_restarts_are_refused_where_they_could_not_work(
+    arguments: list[str],
+    environment: dict[str, str],
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in ({"TORCHELASTIC_MAX_RESTARTS": "3"} | environment).items():
+        monkeypatch.setenv(name, value)
+    assert train.main(["--data", "shapes", *arguments]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_process_of_torchrun_that_was_stopped_does_not_say_that_it_is_done(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    monkeypatch.setattr(Trainer, "run", lambda self: False)
+    arguments = command(data, tmp_path / "run", "--config", config_file(tmp_path), "--resume")
+    assert train.main(arguments) == train.STOPPED
+    assert "from step 0" in capsys.readouterr().out  # --resume with nothing to go on from
+    monkeypatch.setattr(Trainer, "run", lambda self: True)
+    assert train.main(arguments) == 0

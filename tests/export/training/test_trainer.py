@@ -182,5 +182,5 @@ def test_accumulated_parts_add_up_to_the_mean_of_their_losses(tmp_path: Path) ->
 def test_a_batch_that_processes_cannot_share_is_refused(tmp_path: Path) -> None:
     model = MaskRCNN(small_model_config())
     pictures = ShapesSet(2, SIZE)
-    with pytest.raises(TrainingError, match="cannot be shared evenly by 4 processes"):
+    with pytest.raises(TrainingError, match="too few for 4 processes"):
         Trainer(model, pictures, pictures, small_training(batch_size=2), tmp_path, world_size=4)
