@@ -247,14 +247,16 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_plot(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
-    """Requests a second and p99 over the loads, as bars."""
+    """Requests a second, with their spread, and p99, as bars."""
     from matplotlib.figure import Figure
 
     own = [row for row in measured if "p99_ms" in row]
     labels = [f"{row['variant']}, {row['case']}" for row in own]
     figure = Figure(figsize=(10, 4), layout="constrained")
     rate, latency = figure.subplots(1, 2, sharey=True)
-    rate.barh(labels, [row["median"] for row in own])
+    spread = [[row["median"] - row["low"] for row in own], [row["high"] - row["median"] for row in own]]
+    rate.barh(labels, [row["median"] for row in own], xerr=spread)
+    rate.invert_yaxis()
     rate.set_title("requests a second")
     latency.barh(labels, [row["p99_ms"] for row in own])
     latency.set_title("p99, ms")
