@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients.errors import MasklineError
+from clients.failures import sentence
 from clients.folder import PictureFile, same_name
 from clients.outputs import Results
-from clients.shown import Shown, sentence
+from clients.shown import Shown
 from clients.sources import Shard, SourceError, open_source
 
 if TYPE_CHECKING:

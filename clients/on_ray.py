@@ -101,9 +101,7 @@ class Worker:
 def _row(found: Prediction | MasklineError) -> dict[str, str]:
     if isinstance(found, MasklineError):
         return {"answer": "", "failure": str(found)}
-    detections = [one.to_wire() for one in found]
-    image = {"width": found.width, "height": found.height, "detections": detections}
-    return {"answer": json.dumps([image, found.model, found.version]), "failure": ""}
+    return {"answer": json.dumps([found.to_wire(), found.model, found.version]), "failure": ""}
 
 
 def _found(row: Mapping[str, str]) -> Prediction | MasklineError:

@@ -19,24 +19,13 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
-from clients.errors import (
-    AuthenticationError,
-    BadRequestError,
-    InvalidAnswerError,
-    MasklineError,
-    MissingExtraError,
-    ModelNotFoundError,
-    OverloadedError,
-    TimedOutError,
-    UnavailableError,
-    UnreachableError,
-)
+from clients.errors import MasklineError, MissingExtraError, UnreachableError
+from clients.failures import is_hopeless, sentence
 from clients.folder import SUFFIXES, PictureFile, find, same_name
 from clients.outputs import STANDARD_OUTPUT, Output, is_folder, is_output, open_output
-from clients.shown import Shown, sentence
-from server.contract.errors import BadParameter
+from clients.shown import Shown
 
 if TYPE_CHECKING:
     from clients.exchange import Options
@@ -47,15 +36,6 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _OPTIONS = ("score_threshold", "max_detections", "classes", "tile", "overlap", "timeout_ms", "priority")
-_HOPELESS = (
-    AuthenticationError,
-    BadRequestError,
-    InvalidAnswerError,
-    ModelNotFoundError,
-    OverloadedError,
-    UnavailableError,
-    UnreachableError,
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +74,7 @@ def _take(
 ) -> bool:
     """Whether all went well with one picture. Raises what would meet the next picture too."""
     shown.step()
-    if _is_hopeless(found):
+    if isinstance(found, MasklineError) and is_hopeless(found):
         raise _explained(found, arguments.url)
     try:
         if isinstance(found, MasklineError):
@@ -108,13 +88,6 @@ def _take(
         shown.say(f"{picture.path}: {sentence(error).removeprefix(f'{picture.path}: ')}")
         return False
     return True
-
-
-def _is_hopeless(found: Found) -> TypeGuard[MasklineError]:
-    """Whether the next picture would meet the same; a refusal of an option begins with the option's name."""
-    if isinstance(found, BadRequestError | BadParameter):
-        return sentence(found).partition(":")[0] in _OPTIONS
-    return isinstance(found, _HOPELESS) and not isinstance(found, TimedOutError)
 
 
 def _draw(picture: PictureFile, prediction: Prediction, target: Path) -> None:

@@ -120,6 +120,10 @@ class Prediction:
             mask[rows, columns] = part
         return masks
 
+    def to_wire(self) -> dict[str, Any]:
+        """The entry of the answer's `images`, as the server sent it."""
+        return {"width": self.width, "height": self.height, "detections": [one.to_wire() for one in self]}
+
     def draw(self, image: Picture) -> Image.Image:
         """The picture, given in the form that was sent, with masks, boxes and labels on it, RGB.
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.errors import APIError
 from clients.folder import PictureFile
 
 if TYPE_CHECKING:
@@ -58,11 +57,6 @@ class Shown:
             already = f" ({self.there_already} were there already)" if self.there_already else ""
             counted = f"{self.answered} of {self.total} pictures answered{already}, {self.objects} objects"
             print(f"{counted}: {', '.join(map(str, outputs))}", file=sys.stderr)
-
-
-def sentence(error: Exception) -> str:
-    """What is wrong, without the status of the answer."""
-    return error.detail or error.title if isinstance(error, APIError) else str(error)
 
 
 def _progress(visible: bool) -> Progress:

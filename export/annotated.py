@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Annotations:
     """The annotations of some pictures of COCO data."""
 
     def __init__(self, truth: COCO, image_ids: Sequence[int]) -> None:
-        self._truth = _of_images(truth, set(image_ids))
+        self._truth = of_images(truth, set(image_ids))
         self._categories = {category["name"]: category["id"] for category in truth.dataset["categories"]}
 
     def average_precision(self, answers: Answers, max_detections: int) -> dict[str, float]:
@@ -70,7 +70,8 @@ def coco_results(answers: Answers, categories: Mapping[str, int]) -> Iterator[di
             }
 
 
-def _of_images(truth: COCO, image_ids: set[int]) -> COCO:
+def of_images(truth: COCO, image_ids: Set[int]) -> COCO:
+    """The part of the annotations that is about these images."""
     part = COCO()
     part.dataset = dict(truth.dataset)
     part.dataset["images"] = [image for image in truth.dataset["images"] if image["id"] in image_ids]

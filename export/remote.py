@@ -1,53 +1,50 @@
-"""A running server as the model to evaluate."""
+"""A running server as the model to evaluate, asked as every client asks.
+
+The client is found by name: neither it nor the model's side needs the other, but for this.
+"""
 
 from __future__ import annotations
 
-import time
+import importlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
 
-import httpx2
 from pydantic import TypeAdapter, ValidationError
 
-from server.contract.errors import ServiceError
-from server.contract.wire import ImageResult, PredictOptions, PredictResponse
+from server.contract.errors import MasklineError, ServiceError
+from server.contract.wire import ImageResult, PredictOptions
 
-ATTEMPTS = 5
-"""For a picture that the server is too busy to take."""
-
-_ANSWER = TypeAdapter(PredictResponse)
+_ANSWER = TypeAdapter(ImageResult)
 
 
 class RemoteModelError(ServiceError):
-    """The server does not answer, or not as a Maskline server does."""
+    """The server does not answer as a Maskline server does."""
 
 
 class RemoteModel:
-    """`POST /predict` of a server, one picture a request; may be used by several threads."""
+    """`POST /predict` of a server, several pictures at a time; where it is too busy, each waits for its turn.
 
-    def __init__(self, url: str, options: PredictOptions) -> None:
-        self.url = url.rstrip("/")
-        self._query = options.model_dump(exclude_none=True)
-        self._client = httpx2.Client(timeout=120)
+    For one run over pictures: then its connections are closed.
+    """
 
-    def predict(self, picture: bytes) -> ImageResult:
-        """The detections of a picture file. Raises `RemoteModelError`."""
-        response = self._post(picture)
-        if response.status_code != 200:
-            raise RemoteModelError(f"{self.url} answered {response.status_code}: {response.text[:300]}")
+    def __init__(self, url: str, options: PredictOptions, api_key: str | None = None) -> None:
+        self.url = url
+        self._options = options.model_dump(exclude_unset=True)
+        self._client = importlib.import_module("clients.client").Client(url, api_key)
+        self._is_hopeless = importlib.import_module("clients.failures").is_hopeless
+
+    def predict_many(self, pictures: Iterable[Path]) -> Iterator[ImageResult | MasklineError]:
+        """What is found in each picture file, or why nothing could be; ends with what the next would meet too."""
+        with self._client as client, closing(client.predict_many(pictures, **self._options)) as answers:
+            for _, found in answers:
+                answer = found if isinstance(found, MasklineError) else self._result(found.to_wire())
+                yield answer
+                if isinstance(answer, MasklineError) and self._is_hopeless(answer):
+                    return
+
+    def _result(self, record: object) -> ImageResult | MasklineError:
         try:
-            return _ANSWER.validate_json(response.content).images[0]
-        except ValidationError as error:
-            raise RemoteModelError(f"{self.url} does not answer as a Maskline server does.") from error
-
-    def _post(self, picture: bytes) -> httpx2.Response:
-        headers = {"Content-Type": "application/octet-stream"}
-        for attempt in range(ATTEMPTS):
-            try:
-                response = self._client.post(
-                    f"{self.url}/predict", content=picture, params=self._query, headers=headers
-                )
-            except httpx2.TransportError as error:
-                raise RemoteModelError(f"{self.url} cannot be reached: {error}.") from error
-            if response.status_code not in (429, 503) or attempt == ATTEMPTS - 1:
-                break
-            time.sleep(float(response.headers.get("Retry-After", 1)))
-        return response
+            return _ANSWER.validate_python(record)
+        except ValidationError:
+            return RemoteModelError(f"{self.url} does not answer as a Maskline server does.")

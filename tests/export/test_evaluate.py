@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,8 @@ from pycocotools.coco import COCO
 
 from export.average_precision import average_precision, read_truth
 from export.evaluate import main
+from export.remote import RemoteModel
+from tests.server.running import server_process
 
 NUCLEUS, CELL = 7, 3
 """Category ids with gaps, not in the order of the names."""
@@ -96,8 +98,9 @@ def data(tmp_path: Path) -> Data:
 
 @dataclass
 class Served:
-    url: str
-    queries: list[dict[str, list[str]]]
+    url: str = ""
+    queries: list[dict[str, list[str]]] = field(default_factory=list)
+    authorizations: set[str | None] = field(default_factory=set)
 
 
 Answer = Callable[[int], tuple[int, Any]]
@@ -107,13 +110,14 @@ Answer = Callable[[int], tuple[int, Any]]
 @contextmanager
 def server(answer: Answer) -> Iterator[Served]:
     """A model server that knows a picture by its colour."""
-    served = Served("", [])
+    served = Served()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             picture = self.rfile.read(int(self.headers["Content-Length"]))
             image = Image.open(io.BytesIO(picture))
             served.queries.append(parse_qs(urlsplit(self.path).query))
+            served.authorizations.add(self.headers["Authorization"])
             status, found = answer(image.getpixel((0, 0))[0])
             limit = int(served.queries[-1]["max_detections"][0])
             body: Any = found
@@ -124,6 +128,7 @@ def server(answer: Answer) -> Iterator[Served]:
                 body |= {"timings_ms": timings, "batch_size": 1}
             content = json.dumps(body).encode()
             self.send_response(status)
+            self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")
             self.send_header("Retry-After", "0")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -249,6 +254,22 @@ def test_classes_that_the_data_does_not_know_are_left_out(
     assert "Not in the data, so left out: dust." in said.err
 
 
+def test_annotated_classes_that_the_model_never_finds_are_named(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.add([((10, 10, 50, 50), NUCLEUS), ((60, 10, 90, 50), CELL)])
+    with server(lambda red: (200, data.answer(red, skip=1))) as served:
+        assert run(served.url, data.write(), tmp_path / "r.json") == 0
+    assert "In the data, but never found: cell." in capsys.readouterr().err
+
+
+def test_the_key_is_sent(data: Data, tmp_path: Path) -> None:
+    data.add([((10, 10, 50, 50), NUCLEUS)])
+    with server(lambda red: (200, data.answer(red))) as served:
+        assert run(served.url, data.write(), tmp_path / "r.json", "--api-key", "secret") == 0
+    assert served.authorizations == {"Bearer secret"}
+
+
 def test_a_model_of_other_things_is_an_error(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data.add([((10, 10, 50, 50), NUCLEUS)])
     with server(lambda red: (200, [data.answer(red)[0] | {"class_name": "dust"}])) as served:
@@ -272,8 +293,8 @@ def test_a_busy_server_is_asked_again(data: Data, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("status", "body", "sentence"),
     [
-        pytest.param(500, {"detail": "It broke."}, "answered 500", id="error"),
-        pytest.param(200, [{"box": "left"}], "does not answer as a Maskline server does", id="another service"),
+        pytest.param(500, {"detail": "It broke."}, "500 Internal Server Error: It broke.", id="error"),
+        pytest.param(200, [{"box": "left"}], "not an answer of a Maskline server", id="another service"),
     ],
 )
 def test_a_server_that_does_not_answer(
@@ -283,6 +304,55 @@ def test_a_server_that_does_not_answer(
     with server(lambda red: (status, body)) as served:
         assert run(served.url, data.write(), tmp_path / "r.json") == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_pictures_without_an_answer_are_named_and_the_figures_are_of_the_others(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(3):
+        data.add([((10, 10, 50, 50), NUCLEUS)])
+    with server(lambda red: (413, {"detail": "Too large."}) if red == 101 else (200, data.answer(red))) as served:
+        assert run(served.url, data.write(), tmp_path / "r.json") == 1
+    said = capsys.readouterr()
+    assert figures(said.out)["AP"] == ("1.0000", "1.0000")
+    assert "No answer for 101.png: 413 Request Entity Too Large: Too large." in said.err
+    assert "r.json holds the detections of 2 of 3 pictures." in " ".join(said.err.split())
+    assert [r["image_id"] for r in json.loads((tmp_path / "r.json").read_text())] == [100, 102]
+
+
+def test_a_server_that_goes_away_is_not_asked_for_all_the_rest(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(40):
+        data.add([((10, 10, 50, 50), NUCLEUS)])
+    with server(lambda red: (401, {"detail": "Expired."}) if red > 104 else (200, data.answer(red))) as served:
+        assert run(served.url, data.write(), tmp_path / "r.json") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "No answer for 105.png: 401 Unauthorized: Expired." in said
+    assert "The 34 pictures after it were not asked for." in said
+    assert len(json.loads((tmp_path / "r.json").read_text())) == 5
+    assert len(served.queries) < 40
+
+
+def test_ctrl_c_keeps_what_was_found(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(3):
+        data.add([((10, 10, 50, 50), NUCLEUS)])
+
+    def interrupted(self: RemoteModel, pictures: Iterable[Path]) -> Iterator[Any]:
+        yield next(iter(answered(self, pictures)))
+        raise KeyboardInterrupt
+
+    answered = RemoteModel.predict_many
+    monkeypatch.setattr(RemoteModel, "predict_many", interrupted)
+    with server(lambda red: (200, data.answer(red))) as served:
+        assert run(served.url, data.write(), tmp_path / "r.json") == 130
+    said = capsys.readouterr()
+    assert "Stopped: there are no figures." in said.err
+    assert "AP" not in said.out
+    assert [r["image_id"] for r in json.loads((tmp_path / "r.json").read_text())] == [100]
 
 
 def test_no_server_at_all(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,7 +360,7 @@ def test_no_server_at_all(data: Data, tmp_path: Path, capsys: pytest.CaptureFixt
     with server(lambda red: (200, [])) as served:
         pass
     assert run(served.url, data.write(), tmp_path / "r.json") == 2
-    assert "cannot be reached" in " ".join(capsys.readouterr().err.split())
+    assert f"No answer from {served.url}" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -331,12 +401,28 @@ def test_a_broken_polygon_is_named(data: Data, tmp_path: Path, capsys: pytest.Ca
     assert "annotation 1" in " ".join(capsys.readouterr().err.split())
 
 
-def test_checkpoint_and_bundle_find_the_same(data: Data, tmp_path: Path, checkpoint: Path, tiny_bundle: Path) -> None:
+def shapes(data: Data) -> str:
+    """Two pictures with what the tiny model's classes are called."""
     data.add([((10, 10, 90, 90), NUCLEUS)])
     data.add([((200, 10, 290, 90), CELL)])
     place = data.write()
     path = data.root / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace("nucleus", "circle").replace("cell", "square"))
+    return place
+
+
+def test_a_live_server_and_its_bundle_have_the_same_figures(data: Data, tmp_path: Path, tiny_bundle: Path) -> None:
+    """To the last bit where pictures run alone: a larger batch may round differently."""
+    place = shapes(data)
+    with server_process("--engine", "auto", "--max-batch-size", "1", str(tiny_bundle)) as live:
+        for model, name in ((live.url, "live.json"), (str(tiny_bundle), "offline.json")):
+            assert run(model, place, tmp_path / name, "--max-detections", "20") == 0
+    results = [json.loads((tmp_path / name).read_text()) for name in ("live.json", "offline.json")]
+    assert results[0] == results[1] != []
+
+
+def test_checkpoint_and_bundle_find_the_same(data: Data, tmp_path: Path, checkpoint: Path, tiny_bundle: Path) -> None:
+    place = shapes(data)
     results = []
     for model in (checkpoint, tiny_bundle):
         assert run(str(model), place, tmp_path / "r.json", "--max-detections", "20") == 0
