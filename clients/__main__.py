@@ -33,6 +33,9 @@ COMMANDS = {
     "train": Command("export.train", "export,cpu", "train a model"),
     "build": Command("export.build_engine", "export,cpu", "turn weights into a bundle that can be served"),
     "evaluate": Command("export.evaluate", "export,cpu", "measure COCO box and mask AP"),
+    "diff": Command(
+        "clients.diff.__main__", "client,server,cpu", "show what changes between the answers of two models"
+    ),
     "export-triton": Command("export.triton_repository", "server", "write a model repository for Triton from a bundle"),
 }
 

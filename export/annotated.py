@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pycocotools.coco import COCO
 
-from export.average_precision import Kind, average_precision, read_truth
+from export.average_precision import Kind, average_precision, of_images, read_truth
 from export.pictures import PicturesError, annotation_file
 from server.contract.errors import MasklineError
 from server.contract.wire import ImageResult, RleMask
@@ -68,14 +66,3 @@ def coco_results(answers: Answers, categories: Mapping[str, int]) -> Iterator[di
                 "score": detection.score,
                 "segmentation": {"size": mask.size, "counts": mask.counts},
             }
-
-
-def of_images(truth: COCO, image_ids: Set[int]) -> COCO:
-    """The part of the annotations that is about these images."""
-    part = COCO()
-    part.dataset = dict(truth.dataset)
-    part.dataset["images"] = [image for image in truth.dataset["images"] if image["id"] in image_ids]
-    part.dataset["annotations"] = [a for a in truth.dataset["annotations"] if a["image_id"] in image_ids]
-    with contextlib.redirect_stdout(io.StringIO()):
-        part.createIndex()
-    return part

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,6 +40,17 @@ def read_truth(path: str) -> COCO:
     """An annotation file as pycocotools holds it, without what it prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(path)
+
+
+def of_images(truth: COCO, image_ids: Set[int]) -> COCO:
+    """The part of the annotations that is about these images."""
+    part = COCO()
+    part.dataset = dict(truth.dataset)
+    part.dataset["images"] = [image for image in truth.dataset["images"] if image["id"] in image_ids]
+    part.dataset["annotations"] = [a for a in truth.dataset["annotations"] if a["image_id"] in image_ids]
+    with contextlib.redirect_stdout(io.StringIO()):
+        part.createIndex()
+    return part
 
 
 def average_precision(

@@ -103,8 +103,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _judge(outcome: Outcome, results: list[dict[str, Any]], truth: COCO, max_detections: int) -> None:
     """Prints the figures, of the pictures that have an answer."""
-    from export.annotated import of_images
-    from export.average_precision import average_precision
+    from export.average_precision import average_precision, of_images
 
     if outcome.failures:
         truth = of_images(truth, {image_id for image_id, _ in outcome.answers})

@@ -1,0 +1,1 @@
+"""How the answers of two models differ: `maskline diff`."""
