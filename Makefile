@@ -27,7 +27,7 @@ test-browser: install  ## the demo page in Chromium (Debian: chromium, chromium-
 	$(VENV)/bin/python -m pytest tests/browser
 
 screenshots: install  ## write the pictures of README and docs into docs/images
-	SCREENSHOTS=docs/images $(VENV)/bin/python -m pytest tests/browser/test_looks.py tests/browser/test_load_report.py -k "readmes_picture or picture_of_the_docs"
+	SCREENSHOTS=docs/images $(VENV)/bin/python -m pytest tests/browser/test_looks.py tests/browser/test_load_report.py tests/browser/test_diff_page.py -k "readmes_picture or picture_of_the_docs"
 
 test-clients: install  ## tools that people have already (Triton's client and others), unmodified, against a server
 	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients

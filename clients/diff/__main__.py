@@ -67,12 +67,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
     pictures = _pictures(arguments.images)
     run = Run(Drift(arguments.score_threshold), _judge(arguments.annotations, pictures))
-    # Average precision takes what is less sure, too.
-    asked = 0.0 if run.judge else arguments.score_threshold
     shown = Shown(writes=True, prints=False)
     shown.start(len(pictures), 0)
     try:
-        with closing(answers_of_both(arguments.a, arguments.b, pictures, asked, arguments.api_key)) as answers:
+        with closing(answers_of_both(arguments.a, arguments.b, pictures, arguments.api_key)) as answers:
             _compare(run, answers, shown)
     except KeyboardInterrupt:
         run.interrupted = True
@@ -146,7 +144,7 @@ def _write(arguments: argparse.Namespace, run: Run, total: int) -> int:
         f"{html} and {figures.name} tell more.",
     ):
         print(line)
-    return _status(run, summary)
+    return _status(run, summary, total)
 
 
 def _summary(arguments: argparse.Namespace, run: Run, total: int) -> dict[str, Any]:
@@ -169,11 +167,11 @@ def _precision_lines(found: dict[str, Any] | None) -> list[str]:
     return [f"{kind} AP {a:.4f} -> {b:.4f} ({b - a:+.4f})" for kind, a, b in both if a is not None]
 
 
-def _status(run: Run, summary: dict[str, Any]) -> int:
+def _status(run: Run, summary: dict[str, Any], total: int) -> int:
     if run.failures:
-        print(f"No answer from both for {len(run.failures)} pictures: {', '.join(run.failures)}", file=sys.stderr)
+        print(f"Not answered by both: {', '.join(run.failures)}", file=sys.stderr)
     if summary["not_compared"]:
-        print(f"{summary['not_compared']} pictures were not compared.", file=sys.stderr)
+        print(f"Not compared: {summary['not_compared']} of {total} pictures.", file=sys.stderr)
     if run.interrupted:
         return INTERRUPTED
     if run.failures or summary["not_compared"]:

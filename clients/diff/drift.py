@@ -43,13 +43,14 @@ class Drift:
     """By class, how many objects of each kind; `changed`: from this class to another."""
     changes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """From a class to a class."""
+    unsure: Counter[str] = field(default_factory=Counter)
+    """How many of the `lost` and of the `gained` are in the other answer below the threshold."""
     pictures: list[dict[str, Any]] = field(default_factory=list)
     _worst: list[tuple[float, int, Shown]] = field(default_factory=list)
 
     def add(self, picture: PictureFile, a: Prediction, b: Prediction) -> None:
         """Raises the errors of `compare`."""
-        a, b = self._sure(a), self._sure(b)
-        comparison = compare(a, b)
+        comparison = compare(a, b, self.score_threshold)
         self.models = self.models or (f"{a.model} {a.version}", f"{b.model} {b.version}")
         counts = {kind: len(getattr(comparison, kind)) for kind in KINDS}
         self.pictures.append({"file_name": str(picture.name), "change": comparison.change, **counts})
@@ -81,6 +82,7 @@ class Drift:
             "iou_threshold": IOU_THRESHOLD,
             "different": self.is_different,
             "objects": {kind: self.total(kind) for kind in KINDS},
+            "below_threshold_in_other": {kind: self.unsure[kind] for kind in ("lost", "gained")},
             "mask_iou": {"mean": _or_none(kept, np.mean), "min": _or_none(kept, np.min)},
             "score_change": {"mean": _or_none(moved, np.mean), "largest": _or_none(np.abs(moved), np.max)},
             "classes": {name: {kind: counts[kind] for kind in KINDS} for name, counts in sorted(self.classes.items())},
@@ -88,10 +90,6 @@ class Drift:
             "pictures": {"compared": len(self.pictures), "different": changed},
             "by_picture": self.pictures,
         }
-
-    def _sure(self, answer: Prediction) -> Prediction:
-        sure = tuple(one for one in answer if one.score >= self.score_threshold)
-        return Prediction(answer.width, answer.height, sure, answer.model, answer.version)
 
     def _count(self, comparison: Comparison) -> None:
         for pair in comparison.kept:
@@ -104,7 +102,8 @@ class Drift:
             self.changes[pair.a.label, pair.b.label] += 1
         for kind in ("lost", "gained"):
             for one in getattr(comparison, kind):
-                self._one(one.label, kind)
+                self._one(one.found.label, kind)
+                self.unsure[kind] += one.unsure is not None
 
     def _one(self, label: str, kind: str) -> None:
         self.classes.setdefault(label, Counter())[kind] += 1

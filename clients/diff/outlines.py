@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from clients.diff.drift import Shown
-from clients.diff.pairing import Comparison, Pair
+from clients.diff.pairing import Comparison, Pair, Single
 from clients.loadtest.page import text
 from clients.masks import to_counts
 from clients.picture import load
@@ -33,15 +33,13 @@ def side_by_side(shown: Shown, key: str) -> str:
     box = f'viewBox="0 0 {round(width * scale)} {round(height * scale)}"'
     size = f'width="{round(width * scale)}" height="{round(height * scale)}"'
     picture = f'<image id="{key}" {size} href="{_embedded(shown)}"/>'
+    sides = (("A", _in_a(shown.comparison), picture), ("B", _in_b(shown.comparison), f'<use href="#{key}"/>'))
     figures = []
-    for name, drawn, ground in (
-        ("A", _in_a(shown.comparison), picture),
-        ("B", _in_b(shown.comparison), f'<use href="#{key}"/>'),
-    ):
+    for name, drawn, ground in sides:
         paths = "".join(_path(one, scale) for one in drawn)
         label = f"{name} finds {len(drawn)} in {shown.picture.name}"
         svg = f'<svg {box} role="img" aria-label="{text(label)}">{ground}{paths}</svg>'
-        figures.append(f"<figure>{svg}<figcaption>{name}: {len(drawn)} found</figcaption></figure>")
+        figures.append(f"<figure><figcaption>{name}: {len(drawn)} found</figcaption>{svg}</figure>")
     return f'<div class="sides">{"".join(figures)}</div>'
 
 
@@ -56,12 +54,18 @@ def _embedded(shown: Shown) -> str:
 def _in_a(comparison: Comparison) -> list[Drawn]:
     """Kept ones first: what differs lies on top."""
     pairs = [("kept", p.a, _of(p)) for p in comparison.kept] + [("changed", p.a, _of(p)) for p in comparison.changed]
-    return pairs + [("lost", one, f"lost: {_named(one)}") for one in comparison.lost]
+    return pairs + [_single("lost", one, "B") for one in comparison.lost]
 
 
 def _in_b(comparison: Comparison) -> list[Drawn]:
     pairs = [("kept", p.b, _of(p)) for p in comparison.kept] + [("changed", p.b, _of(p)) for p in comparison.changed]
-    return pairs + [("gained", one, f"gained: {_named(one)}") for one in comparison.gained]
+    return pairs + [_single("gained", one, "A") for one in comparison.gained]
+
+
+def _single(kind: str, one: Single, other: str) -> Drawn:
+    if one.unsure is None:
+        return kind, one.found, f"{kind}: {_named(one.found)}"
+    return f"{kind} unsure", one.found, f"{kind}: {_named(one.found)}, in {other} {one.unsure:.2f}"
 
 
 def _named(one: Detection) -> str:

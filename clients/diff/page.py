@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ NAMES = {
     "gained": "gained: only in B",
     "changed": "of another class in B",
 }
+OTHERS = {"lost": "B", "gained": "A"}
 AP_NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "AP small", "ap_medium": "AP medium"}
 AP_NAMES |= {"ap_large": "AP large", "recall": "recall"}
 
@@ -34,18 +36,21 @@ _STYLE = """
 .tile { border: 1px solid var(--rule); border-radius: 8px; padding: .6rem .9rem; }
 .tile b { display: block; font-size: 1.8rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .tile.gained, .tile.lost, .tile.changed, .tile.kept { border-left: 5px solid; }
-.verdict { font-size: 1.25rem; margin: 1rem 0 0; } .models td { white-space: normal; overflow-wrap: anywhere; }
+.verdict { font-size: 1.25rem; margin: 1rem 0 0; }
+.models td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; } .sides svg { display: block; border-radius: 4px; }
 .sides figcaption { font-weight: 400; font-size: 13px; color: var(--soft); }
 .key { position: sticky; top: 0; z-index: 1; background: var(--paper); padding: .5rem 0; display: flex; flex-wrap: wrap;
-       gap: .3rem 1.2rem; align-items: center; border-bottom: 1px solid var(--rule); }
+       gap: .3rem 1rem; align-items: center; font-size: 13px; border-bottom: 1px solid var(--rule); }
 .key svg { width: 34px; height: 20px; vertical-align: middle; margin-right: .3rem; } .key label { margin-left: auto; }
-h3 { margin: 1.6rem 0 0; overflow-wrap: anywhere; } h3 + p { margin: 0 0 .5rem; }
-path.kept { fill: transparent; stroke: #19e3a8; stroke-width: 1; opacity: .85; }
-path.lost, path.gained, path.changed { stroke-width: 2.5; paint-order: stroke; }
+@media (max-width: 600px) { .sides { grid-template-columns: 1fr; } }
+.tile small { color: var(--soft); } h3 { margin: 1.6rem 0 0; overflow-wrap: anywhere; } h3 + p { margin: 0 0 .5rem; }
+path.kept { fill: transparent; stroke: #19e3a8; stroke-width: 1.2; }
+path.lost, path.gained, path.changed { stroke-width: 2.5; }
 path.lost { stroke: %(lost)s; fill: url(#lost); stroke-dasharray: 6 3; }
 path.gained { stroke: %(gained)s; fill: url(#gained); }
 path.changed { stroke: %(changed)s; fill: url(#changed); stroke-dasharray: 1.5 3; stroke-linecap: round; }
+path.unsure { fill: transparent; }
 path:hover { stroke-width: 4; }
 body:has(#kept:not(:checked)) .sides path.kept { display: none; }
 @media print { .key { position: static; } .pair { break-inside: avoid; } }
@@ -54,9 +59,9 @@ body:has(#kept:not(:checked)) .sides path.kept { display: none; }
 _PATTERNS = """
 <svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>
 <pattern id="lost" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
-<path d="M0 0v7" stroke="%(lost)s" stroke-width="3"/></pattern>
+<path d="M0 0v7" stroke="%(lost)s" stroke-width="2" opacity=".8"/></pattern>
 <pattern id="gained" width="9" height="9" patternUnits="userSpaceOnUse">
-<path d="M4.5 1.5v6M1.5 4.5h6" stroke="%(gained)s" stroke-width="1.8"/></pattern>
+<path d="M4.5 1.5v6M1.5 4.5h6" stroke="%(gained)s" stroke-width="1.4" opacity=".8"/></pattern>
 <pattern id="changed" width="6" height="6" patternUnits="userSpaceOnUse">
 <circle cx="3" cy="3" r="1.5" fill="%(changed)s"/></pattern></defs></svg>
 """
@@ -85,8 +90,12 @@ def verdict(summary: Summary) -> str:
     if not found:
         return "No picture was compared."
     if summary["different"]:
-        both = f"{objects['kept']:,} objects are in both, {objects['lost']:,} are lost, {objects['gained']:,} gained"
-        return f"{both}, {objects['changed']:,} of another class; {_of(summary['pictures'])}."
+        below = summary["below_threshold_in_other"]
+        return (
+            f"{objects['kept']:,} objects in both; {objects['lost']:,} lost ({below['lost']:,} fell below the "
+            f"threshold); {objects['gained']:,} gained ({below['gained']:,} rose above it); {objects['changed']:,} of "
+            f"another class. {summary['pictures']['different']:,} of {found:,} pictures differ."
+        )
     lowest, largest = summary["mask_iou"]["min"], summary["score_change"]["largest"]
     if not objects["kept"]:
         return f"No difference: nothing is found in {found:,} pictures."
@@ -97,10 +106,6 @@ def verdict(summary: Summary) -> str:
         f"No object is lost, gained or of another class: {many}, masks with an IoU of {lowest:.3f} or more, "
         f"scores that differ by {largest:.2g} or less."
     )
-
-
-def _of(pictures: Mapping[str, int]) -> str:
-    return f"{pictures['different']:,} of {pictures['compared']:,} pictures differ"
 
 
 def _models(summary: Summary) -> str:
@@ -120,7 +125,7 @@ def _models(summary: Summary) -> str:
 def _incomplete(summary: Summary) -> str:
     lines = [f"{one['file_name']}: {one['why']}" for one in summary["failed"]]
     if summary["not_compared"]:
-        lines.append(f"{summary['not_compared']:,} pictures were not compared: the run was ended.")
+        lines.append(f"Not compared, because the run was ended: {summary['not_compared']:,} pictures.")
     return f'<ul class="notes">{"".join(f"<li>{text(line)}</li>" for line in lines)}</ul>' if lines else ""
 
 
@@ -129,12 +134,14 @@ def _tiles(summary: Summary) -> str:
         colour = f' style="border-left-color:{COLOURS[kind]}"' if kind else ""
         return f'<div class="tile {kind}"{colour}><b>{value}</b>{name}</div>'
 
+    below = summary["below_threshold_in_other"]
+    notes = {k: f"<br><small>{n:,} in {o} below the threshold</small>" for k, o in OTHERS.items() if (n := below[k])}
+    figures = [tile(f"{summary['objects'][k]:,}", NAMES[k] + notes.get(k, ""), k) for k in KINDS]
     iou, moved = summary["mask_iou"]["mean"], summary["score_change"]["mean"]
-    figures = [tile(f"{summary['objects'][kind]:,}", NAMES[kind], kind) for kind in KINDS]
     if iou is not None:
         figures += [
-            tile(f"{iou:.4f}", "mean IoU of the masks in both"),
-            tile(f"{moved:+.4f}", "mean change of the score"),
+            tile(f"{iou:.4f}", "mean IoU of masks in both"),
+            tile(f"{moved:+.4f}", "mean change of their scores"),
         ]
     return f'<div class="tiles">{"".join(figures)}</div>'
 
@@ -160,10 +167,19 @@ def _before_and_after(a: float | None, b: float | None) -> list[str]:
 
 
 def _plots(drift: Drift, summary: Summary) -> str:
-    figures = [_by_class(summary)] if summary["different"] else []
+    figures = [_spread(summary)] if summary["by_picture"] else []
     if len(drift.ious):
         figures += [_ious(drift), _score_changes(drift), _scores(drift)]
     return f'<h2>Objects</h2><div class="plots">{"".join(figures)}</div>' if figures else ""
+
+
+def _spread(summary: Summary) -> str:
+    """Whether few pictures changed much, or all of them a little."""
+    changes = sorted((one["change"] for one in summary["by_picture"]), reverse=True)
+    step = len(changes) // MOST_DOTS + 1
+    points = [(float(k), change) for k, change in enumerate(changes, start=1)][::step]
+    axes = linear_axis("pictures", [float(len(changes))]), linear_axis("change, objects", changes)
+    return figure("How the change is spread", plot([Series("picture, objects", points, COLOURS["lost"])], *axes))
 
 
 def _ious(drift: Drift) -> str:
@@ -197,20 +213,22 @@ def _scores(drift: Drift) -> str:
     return figure("Score in A against score in B", plot(series, *axes))
 
 
-def _by_class(summary: Summary) -> str:
-    names = sorted(summary["classes"], key=lambda name: -sum(summary["classes"][name][kind] for kind in KINDS[1:]))
-    names = names[:MOST_CLASSES]
-    parts = [(NAMES[k], [float(summary["classes"][n][k]) for n in names], COLOURS[k]) for k in KINDS[1:]]
-    return figure("Differences by class of A, of B where gained", stacked(names, parts, "objects"))
-
-
 def _classes(summary: Summary) -> str:
-    if not summary["classes"]:
+    if len(summary["classes"]) < 2 and not summary["class_changes"]:
         return ""
     body = [[name, *(counts[kind] for kind in KINDS)] for name, counts in summary["classes"].items()]
     changes = [[one["from"], one["to"], one["objects"]] for one in summary["class_changes"]]
     swapped = f"<h2>Other classes</h2>{table(['in A', 'in B', 'objects'], changes)}" if changes else ""
-    return f"<h2>Classes</h2>{table(['class', *(NAMES[kind] for kind in KINDS)], body)}{swapped}"
+    drawn = _by_class(summary) if summary["different"] and len(body) > 1 else ""
+    return f"<h2>Classes</h2>{drawn}{table(['class', *(NAMES[kind] for kind in KINDS)], body)}{swapped}"
+
+
+def _by_class(summary: Summary) -> str:
+    names = sorted(summary["classes"], key=lambda name: -sum(summary["classes"][name][kind] for kind in KINDS[1:]))
+    names = names[:MOST_CLASSES]
+    parts = [(NAMES[k], [float(summary["classes"][n][k]) for n in names], COLOURS[k]) for k in KINDS[1:]]
+    drawn = figure("Differences by class: that in A, of gained ones that in B", stacked(names, parts, "objects"))
+    return f'<div class="plots">{drawn}</div>'
 
 
 def _pictures(worst: Sequence[Shown], summary: Summary) -> str:
@@ -235,9 +253,9 @@ def _sections(worst: Sequence[Shown]) -> Iterator[str]:
 
 
 def _key() -> str:
-    def entry(kind: str) -> str:
-        shape = f'<svg viewBox="0 0 34 20"><path class="{kind}" d="M3 3h28v14h-28z"/></svg>'
-        return f"<span>{shape}{NAMES[kind]}</span>"
+    def entry(kind: str, name: str) -> str:
+        return f'<span><svg viewBox="0 0 34 20"><path class="{kind}" d="M3 3h28v14h-28z"/></svg>{name}</span>'
 
-    switch = '<label><input type="checkbox" id="kept" checked> outlines of what is in both</label>'
-    return f'<div class="key">{"".join(map(entry, KINDS))}{switch}</div>'
+    marks = {**NAMES, "lost unsure": "not filled: in the other below the threshold"}
+    switch = '<label><input type="checkbox" id="kept" checked> show what is in both</label>'
+    return f'<div class="key">{"".join(starmap(entry, marks.items()))}{switch}</div>'

@@ -35,14 +35,23 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Single:
+    """An object in one answer only. `unsure`: the score of the same one in the other, where it is below the threshold;
+    None: it is not there."""
+
+    found: Detection
+    unsure: float | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """`kept`: of the same class in both. `changed`: at the same place, of another class. `lost`: in A only, `gained`:
     in B only."""
 
     kept: tuple[Pair, ...]
     changed: tuple[Pair, ...]
-    lost: tuple[Detection, ...]
-    gained: tuple[Detection, ...]
+    lost: tuple[Single, ...]
+    gained: tuple[Single, ...]
 
     @property
     def change(self) -> float:
@@ -50,10 +59,11 @@ class Comparison:
         return len(self.lost) + len(self.gained) + len(self.changed) + sum(1 - pair.iou for pair in self.kept)
 
 
-def compare(a: Prediction, b: Prediction) -> Comparison:
+def compare(a: Prediction, b: Prediction, score_threshold: float) -> Comparison:
     """Pairs objects of one class whose masks have an IoU of 0.5 or more as COCO's evaluation does, with A as the
     annotations: objects of B by falling score, each with what is left of A that it overlaps best. What is left over is
-    paired in the same way without regard to class.
+    paired in the same way without regard to class. Objects below the threshold count only as the reason why one of the
+    other answer has no partner.
 
     Raises:
         MaskFormatError: an answer holds no masks.
@@ -61,10 +71,10 @@ def compare(a: Prediction, b: Prediction) -> Comparison:
     """
     if (a.width, a.height) != (b.width, b.height):
         raise InvalidAnswerError(f"A answered for {a.width} x {a.height} pixels, B for {b.width} x {b.height}.")
-    in_a, in_b = (sorted(one, key=lambda found: -found.score) for one in (a, b))
+    in_a, unsure_a = _split(a, score_threshold)
+    in_b, unsure_b = _split(b, score_threshold)
     ious = iou_matrix(in_a, in_b)
-    labels = np.array([[one.label == other.label for other in in_b] for one in in_a], bool).reshape(ious.shape)
-    kept = _pairs(np.where(labels, ious, 0.0))
+    kept = _pairs(ious * _same_class(in_a, in_b))
     left = ious.copy()
     left[[i for i, _ in kept]] = left[:, [j for _, j in kept]] = 0.0
     changed = _pairs(left)
@@ -72,9 +82,26 @@ def compare(a: Prediction, b: Prediction) -> Comparison:
     return Comparison(
         kept=tuple(Pair(in_a[i], in_b[j], float(ious[i, j])) for i, j in kept),
         changed=tuple(Pair(in_a[i], in_b[j], float(ious[i, j])) for i, j in changed),
-        lost=tuple(one for i, one in enumerate(in_a) if i not in paired_a),
-        gained=tuple(one for j, one in enumerate(in_b) if j not in paired_b),
+        lost=_singles([one for i, one in enumerate(in_a) if i not in paired_a], unsure_b),
+        gained=_singles([one for j, one in enumerate(in_b) if j not in paired_b], unsure_a),
     )
+
+
+def _split(answer: Prediction, score_threshold: float) -> tuple[list[Detection], list[Detection]]:
+    """What is sure enough and what is not, by falling score."""
+    found = sorted(answer, key=lambda one: -one.score)
+    sure = sum(one.score >= score_threshold for one in found)
+    return found[:sure], found[sure:]
+
+
+def _same_class(in_a: Sequence[Detection], in_b: Sequence[Detection]) -> npt.NDArray[np.bool_]:
+    return np.array([[one.label == other.label for other in in_b] for one in in_a], bool).reshape(len(in_a), len(in_b))
+
+
+def _singles(alone: Sequence[Detection], unsure: Sequence[Detection]) -> tuple[Single, ...]:
+    pairs = _pairs(iou_matrix(alone, unsure) * _same_class(alone, unsure))
+    scores = {i: unsure[j].score for i, j in pairs}
+    return tuple(Single(one, scores.get(i)) for i, one in enumerate(alone))
 
 
 def _pairs(ious: Matrix) -> list[tuple[int, int]]:

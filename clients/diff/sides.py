@@ -17,17 +17,15 @@ Found = Prediction | MasklineError
 BothFound = Generator[tuple[PictureFile, Found, Found], None, None]
 
 
-def answers_of_both(
-    a: str, b: str, pictures: Sequence[PictureFile], score_threshold: float, api_key: str | None
-) -> BothFound:
-    """Each picture with what A and B find in it, or why nothing could be, side by side, so that few answers are in
-    memory.
+def answers_of_both(a: str, b: str, pictures: Sequence[PictureFile], api_key: str | None) -> BothFound:
+    """Each picture with all that A and B find in it, down to their own limits of the score, or why nothing could be;
+    side by side, so that few answers are in memory.
 
     Raises:
         MissingExtraError: for a bundle, there is no server package or no runtime here.
         MasklineError: a bundle cannot be loaded.
     """
-    options: Options = {"score_threshold": score_threshold}
+    options: Options = {"score_threshold": 0.0}
     with (
         closing(_answers(a, pictures, options, api_key)) as in_a,
         closing(_answers(b, pictures, options, api_key)) as in_b,

@@ -68,13 +68,13 @@ def counts(comparison: Comparison) -> tuple[int, int, int, int]:
     ],
 )
 def test_counts_known_by_hand(a: list[Detection], b: list[Detection], expected: tuple[int, ...]):
-    assert counts(compare(answer(*a), answer(*b))) == expected
+    assert counts(compare(answer(*a), answer(*b), 0.5)) == expected
 
 
 def test_the_surer_object_chooses_first():
     a = [block(0, 0, 10, 10), block(0, 0, 10, 8, score=0.8)]
     b = [block(0, 0, 10, 9, score=0.5), block(0, 0, 10, 10, score=0.95)]
-    kept = compare(answer(*a), answer(*b)).kept
+    kept = compare(answer(*a), answer(*b), 0.5).kept
     assert [(pair.a.score, pair.b.score) for pair in kept] == [(0.9, 0.95), (0.8, 0.5)]
     assert [pair.iou for pair in kept] == [1.0, pytest.approx(80 / 90)]
     assert [pair.score_change for pair in kept] == pytest.approx([0.05, -0.3])
@@ -83,8 +83,23 @@ def test_the_surer_object_chooses_first():
 def test_change_is_in_objects():
     a = [block(0, 0, 9, 9), block(20, 0, 30, 10), block(40, 0, 50, 10, "dust")]
     b = [block(40, 0, 50, 9), block(0, 0, 9, 9), block(20, 0, 30, 8)]
-    assert compare(answer(*a), answer(*b)).change == pytest.approx(1 + (1 - 0.8))
-    assert compare(answer(*a), answer(*a)).change == 0
+    assert compare(answer(*a), answer(*b), 0.5).change == pytest.approx(1 + (1 - 0.8))
+    assert compare(answer(*a), answer(*a), 0.5).change == 0
+
+
+def test_what_fell_below_the_threshold_is_lost_but_there():
+    a = [
+        block(0, 0, 9, 9, score=0.51),
+        block(20, 0, 30, 10),
+        block(40, 0, 50, 10, "dust", 0.5),
+        block(0, 20, 9, 30, score=0.2),
+    ]
+    b = [block(0, 0, 9, 8, score=0.49), block(20, 0, 30, 10, "dust", 0.4), block(40, 0, 50, 10, "dust", 0.5)]
+    b.append(block(0, 20, 9, 30, score=0.7))
+    comparison = compare(answer(*a), answer(*b), 0.5)
+    assert counts(comparison) == (1, 0, 2, 1)
+    assert [(one.found.score, one.unsure) for one in comparison.lost] == [(0.9, None), (0.51, 0.49)]
+    assert [(one.found.score, one.unsure) for one in comparison.gained] == [(0.7, 0.2)]
 
 
 def random_masks(rng: np.random.Generator, count: int) -> list[Mask]:
@@ -115,7 +130,7 @@ def test_pairs_are_pycocotools(seed: int):
     for _ in range(2):
         masks = [(np.roll(mask, rng.integers(-3, 4, 2), (0, 1)), "xy"[k % 3 // 2]) for k, mask in enumerate(shared)]
         sides.append([found(m, label, float(rng.random())) for m, label in masks if m.any() and rng.random() < 0.8])
-    comparison = compare(answer(*sides[0]), answer(*sides[1]))
+    comparison = compare(answer(*sides[0]), answer(*sides[1]), 0.0)
     assert {(p.a.score, p.b.score) for p in comparison.kept} == matched(*sides)
     assert len(comparison.kept) > 5
     assert counts(comparison)[0] + counts(comparison)[1] + len(comparison.lost) == len(sides[0])
@@ -151,9 +166,9 @@ def coco(one: Detection) -> dict[str, Any]:
 def test_without_masks_there_is_nothing_to_compare():
     nothing = Detection((0.0, 0.0, 9.0, 9.0), 1, "cell", 0.9, 81)
     with pytest.raises(MaskFormatError):
-        compare(answer(nothing), answer(nothing))
+        compare(answer(nothing), answer(nothing), 0.5)
 
 
 def test_answers_for_different_pictures_are_refused():
     with pytest.raises(InvalidAnswerError, match="A answered for 60 x 40 pixels, B for 40 x 60"):
-        compare(answer(), answer(size_hw=(60, 40)))
+        compare(answer(), answer(size_hw=(60, 40)), 0.5)
