@@ -17,7 +17,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]):
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for name in ("serve", "build", "train", "evaluate", "export-triton", "predict", "loadtest", "samples"):
+    for name in ("serve", "build", "train", "evaluate", "export-triton", "predict", "batch", "diff", "loadtest", "samples"):
         assert f"\n  {name} " in text
 
 
@@ -83,7 +83,7 @@ sys.exit(main({arguments}))
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.parametrize("name", ["predict", "batch", "loadtest", "samples"])
+@pytest.mark.parametrize("name", ["predict", "batch", "diff", "loadtest", "samples"])
 def test_each_command_of_the_client_explains_itself_without_its_libraries(name: str):
     result = _without(["httpx2", "aiohttp", "rich", "numpy", "PIL"], [name, "--help"])
     assert result.returncode == 0, result.stderr

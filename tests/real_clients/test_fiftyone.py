@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,3 +90,60 @@ def test_its_coco_importer_reads_the_results_of_a_folder(
         areas = [one.mask.sum() for one in labels]
         assert sum(areas) == pytest.approx(sum(one.area for one in prediction), rel=0.02)
     assert len(json.loads(results.read_text())["annotations"]) == sum(map(len, found))
+
+
+class Samples:
+    """What `add_coco_labels` asks of a dataset, which would need the database."""
+
+    def __init__(self, images: list[dict[str, Any]]) -> None:
+        self._images = {str(image["id"]): image for image in images}
+        self.labels: dict[str, list[Any]] = {}
+
+    def values(self, names: list[str]) -> list[list[Any]]:
+        keys = {"coco_id": "id", "metadata.width": "width", "metadata.height": "height"}
+        return [
+            list(self._images) if name == "id" else [image[keys[name]] for image in self._images.values()]
+            for name in names
+        ]
+
+    def select(self, ids: list[str], ordered: bool) -> Samples:
+        self._images = {key: self._images[key] for key in ids}
+        return self
+
+    def compute_metadata(self) -> None:
+        """It is in `values`."""
+
+    def set_values(self, field: str, labels: list[Any]) -> None:
+        self.labels[field] = labels
+
+
+def test_it_reads_the_results_of_an_evaluation(
+    server_url: str, pictures: list[Path], found: list[Prediction], tmp_path: Path
+) -> None:
+    """As docs/continuity.md does it; the categories' ids are not the model's."""
+    import fiftyone.utils.coco as fouc
+
+    images, annotations = [], []
+    (tmp_path / "val").mkdir()
+    for image_id, (path, prediction) in enumerate(zip(pictures, found, strict=True), start=40):
+        shutil.copy(path, tmp_path / "val")
+        size = {"width": prediction.width, "height": prediction.height}
+        images.append({"id": image_id, "file_name": path.name, **size})
+        for one in prediction.to_coco(image_id, {"nucleus": 17}):
+            annotations.append({**one, "id": len(annotations) + 1, "area": 1, "iscrowd": 0})
+    categories = [{"id": 17, "name": "nucleus"}]
+    (tmp_path / "annotations").mkdir()
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    results = tmp_path / "results.json"
+    command = [COMMAND, "evaluate", "--model", server_url, "--data", f"coco:{tmp_path}", "--score-threshold", "0.5"]
+    subprocess.run([*command, "--output", results], check=True, capture_output=True)
+    samples = Samples(images)
+    options = {"label_type": "segmentations", "coco_id_field": "coco_id"}
+    fouc.add_coco_labels(samples, "maskline", str(results), categories, **options)
+    for labels, prediction in zip(samples.labels["maskline"], found, strict=True):
+        assert [one.label for one in labels.detections] == prediction.labels
+        np.testing.assert_allclose([one.confidence for one in labels.detections], prediction.scores, atol=1e-5)
+        assert sum(one.mask.sum() for one in labels.detections) == pytest.approx(
+            sum(one.area for one in prediction), rel=0.02
+        )
