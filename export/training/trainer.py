@@ -268,9 +268,10 @@ def _check_convolutions(model: MaskRCNN) -> None:
     if model.mean.is_cuda:
         return
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1):
-            if module.in_channels < NARROWEST:
-                raise TrainingError(
-                    f"{name}: a strided 1x1 convolution of {module.in_channels} channels cannot be trained on a CPU; "
-                    f"give model.backbone.stage_widths of {NARROWEST} and more"
-                )
+        if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.stride == (1, 1):
+            continue
+        if module.in_channels < NARROWEST:
+            raise TrainingError(
+                f"{name}: a strided 1x1 convolution of {module.in_channels} channels cannot be trained on a CPU; "
+                f"give model.backbone.stage_widths of {NARROWEST} and more"
+            )
