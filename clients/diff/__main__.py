@@ -77,7 +77,8 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         shown.stop()
     if not run.drift.pictures:
-        raise MasklineError(_nothing(run))
+        print("No picture was compared, and nothing is written.", file=sys.stderr)
+        return INTERRUPTED if run.interrupted else TROUBLE
     return _write(arguments, run, len(pictures))
 
 
@@ -122,10 +123,6 @@ def _answer(found: Found) -> Any:
     if isinstance(found, MasklineError):
         raise found
     return found
-
-
-def _nothing(run: Run) -> str:
-    return "Stopped before any picture was compared." if run.interrupted else "No picture was compared."
 
 
 def _write(arguments: argparse.Namespace, run: Run, total: int) -> int:

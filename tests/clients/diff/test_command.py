@@ -186,6 +186,19 @@ def test_ctrl_c_shows_what_was_compared(
     assert "Not compared, because the run was ended: 2 pictures." in page_of(pictures).read_text()
 
 
+def test_ctrl_c_before_the_first_picture_writes_nothing(
+    server: FakeServer, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*_: Any) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(clients.diff.sides, "answers_of_both", interrupted)
+    assert run(server.url, server.url, pictures) == 130
+    assert "No picture was compared, and nothing is written." in capsys.readouterr().err
+    assert not page_of(pictures).exists()
+
+
 def annotate(pictures: Path, *names: str) -> Path:
     """A nucleus and a speck in each."""
     records, images = [], []
