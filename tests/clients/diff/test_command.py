@@ -158,7 +158,7 @@ def test_a_server_that_refuses_all_is_asked_once(
     assert run(server.url, other.url, pictures) == 2
     said = capsys.readouterr().err
     assert said.count("No key.") == 1
-    assert "No picture was compared." in said
+    assert "No picture was compared, and nothing is written." in said
     assert not page_of(pictures).exists()
 
 
