@@ -240,4 +240,4 @@ async def test_an_error_tells_the_stages_before_it() -> None:
         assert late.status_code == 504
         assert stages_of(late) == ["decode", "queue", "total"]
         assert "Server-Timing" not in (await predict(client, body=b"no")).headers
-        assert stages_of(await slow) == ["decode", "queue", "inference", "postprocess", "total", "batch"]
+        assert stages_of(await slow) == ["decode", "queue", "inference", "postprocess", "total", "batch", "canvas"]
