@@ -10,7 +10,7 @@ from rich.table import Table
 
 from clients.planning.plan import Forecast, Outage, Planner
 
-HEAD = ("replicas", "requests/s each", "utilisation", "batch", "p50 ms", "p99 ms", "refused", "goal")
+HEAD = ("replicas", "each/s", "busy", "batch", "p50", "p99", "refused", "goal")
 
 
 def print_plan(console: Console, planner: Planner, rate: float, lasts_s: float) -> None:
@@ -29,7 +29,7 @@ def print_plan(console: Console, planner: Planner, rate: float, lasts_s: float) 
 
 
 def _table(planner: Planner, forecasts: list[Forecast]) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title="latency in ms", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in HEAD:
         table.add_column(name, justify="right", no_wrap=True)
     for one in forecasts:
