@@ -1,12 +1,13 @@
 """How near `maskline plan` comes: p99 that it predicts from one load test, and p99 measured at rates it never saw.
 
     python benchmarks/plan.py --engine fake --json plan.json --plot plan.png
-    python benchmarks/plan.py --engine auto
+    python benchmarks/plan.py --engine network
 
-The report is a closed loop over one replica. Then Poisson arrivals at 40, 60 and 75 % of the highest throughput of that
-report, to one replica and to two, each request to one of them at random: two independent generators at half the rate
-are the same. Three windows a rate, each with arrivals of its own. `fake` sleeps 20 ms a batch; `auto` is the demo
-bundle, each replica on one core of its own. Needs Linux and Maskline's extras server, cpu and client.
+The report is of Poisson arrivals at one replica, at four rates from 30 to 95 % of what a closed loop finds it can do.
+Then follow Poisson arrivals at three other rates, 40, 60 and 75 % of that, to one replica and to two, each request to
+one of them at random: two independent generators at half the rate are the same. Three windows a rate, each with its own
+arrivals. `fake` sleeps 20 ms a batch; `network` is a thin Mask R-CNN of some 15 ms a picture, each replica on a core of
+its own. Needs Linux and Maskline's extras server, cpu and client; `network` needs export too.
 Exit status: 0 done, 1 a prediction is off by more than 20 %, 2 it cannot run here.
 """
 
@@ -24,19 +25,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project need not be installed
 
-from benchmarks.overhead import processes
+from benchmarks.overhead import network, processes
 from benchmarks.reporting import Rows, add_outputs, machine, publish
 
 ROOT = Path(__file__).resolve().parents[1]
-CONCURRENCY = (1, 2, 3, 4, 6, 8, 16)
-SHARES = (0.4, 0.6, 0.75)
+CONCURRENCY = 16
+FITTED, SHARES = (0.3, 0.5, 0.7, 0.95), (0.4, 0.6, 0.75)
+"""Of the throughput at that concurrency: rates of the report, and rates that are predicted."""
 REPLICAS = (1, 2)
 SHAPES = ((60, 40), (40, 60), (50, 50))
 TOLERANCE = 0.2
 OPTIONS = {
     "fake": ["--engine", "fake", "--fake-batch-ms", "20", "--max-batch-size", "4"],
-    "auto": [str(ROOT / "models"), "--threads", "1"],
+    "network": ["--threads", "1"],
 }
+NETWORK_MIN_SIZE = 384
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,9 +73,11 @@ def measured(engine: str, seconds: float, windows: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        pictures = _pictures(engine, folder)
+        if engine == "network":
+            network.write_bundle(folder / "bundle", NETWORK_MIN_SIZE)
+        pictures = _pictures(engine)
         urls = [stack.enter_context(_replica(engine, index, folder)) for index in range(max(REPLICAS))]
-        report = asyncio.run(_report(urls[0], pictures, seconds / 2))
+        report = asyncio.run(_report(urls[0], pictures, seconds))
         planner = Planner(Service.of(report), Server.of(report), "poisson", 1.0)
         print(f"one replica answered {planner.service.highest:.1f} requests/s at most", flush=True)
         for replicas in REPLICAS:
@@ -91,24 +96,23 @@ def measured(engine: str, seconds: float, windows: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def _replica(engine: str, index: int, folder: Path) -> Iterator[str]:
-    """Its address. With a real engine it has a core to itself, so that two do not share one."""
+    """Its address. With a network it has a core to itself, so that two do not share one."""
     port = processes.free_port()
-    own_core = [] if engine == "fake" else ["taskset", "--cpu-list", str(index)]
-    command = [*own_core, sys.executable, "-m", "server", *OPTIONS[engine], "--port", str(port)]
+    command = [sys.executable, "-m", "server", *OPTIONS[engine], "--port", str(port)]
+    if engine == "network":
+        command = ["taskset", "--cpu-list", str(index), *command, str(folder / "bundle")]
     url = f"http://127.0.0.1:{port}"
     env = {"PYTHONPATH": str(ROOT), "MASKLINE_LOG_LEVEL": "error"}
     with processes.serving(command, env, f"{url}/health/ready", folder / f"{index}.log"):
         yield url
 
 
-def _pictures(engine: str, folder: Path) -> list[bytes]:
-    """Small ones for the fake engine, of three shapes, so that the machine can do nothing else in 20 ms than wait."""
+def _pictures(engine: str) -> list[bytes]:
+    """Small ones of three shapes for the fake engine, so that the machine has little to do but wait."""
     from PIL import Image
 
-    from clients.samples import write_samples
-
-    if engine == "auto":
-        return [path.read_bytes() for path in write_samples(folder)]
+    if engine == "network":
+        return [network.jpeg(seed) for seed in range(4)]
     files = [io.BytesIO() for _ in SHAPES]
     for file, size in zip(files, SHAPES, strict=True):
         Image.new("RGB", size, "gray").save(file, "JPEG")
@@ -116,15 +120,19 @@ def _pictures(engine: str, folder: Path) -> list[bytes]:
 
 
 async def _report(url: str, pictures: Sequence[bytes], seconds: float) -> dict[str, Any]:
-    """What `maskline loadtest --concurrency ...` would write, as far as a plan reads it."""
+    """What `maskline loadtest --rate ...` would write, as far as a plan reads it."""
     from clients.loadtest.generator import Run, Target
-    from clients.loadtest.load import ClosedLoop
+    from clients.loadtest.load import ClosedLoop, OpenLoop
     from clients.loadtest.summary import summarise
 
-    runs = [Run(Target(url, pictures), ClosedLoop(concurrency, seconds)) for concurrency in CONCURRENCY]
+    target = Target(url, pictures)
+    saturated = Run(target, ClosedLoop(CONCURRENCY, seconds / 3))
+    await saturated.execute()
+    most = summarise(saturated)["throughput"]
+    runs = [Run(target, OpenLoop(share * most, "poisson", seconds)) for share in FITTED]
     for run in runs:
         await run.execute()
-    return {"server": runs[-1].scrapes.server(), "runs": [summarise(run) for run in runs]}
+    return {"server": runs[-1].scrapes.server(), "runs": [summarise(run) for run in [*runs, saturated]]}
 
 
 async def _latencies_ms(

@@ -74,6 +74,6 @@ class Record:
         parts.append(f"total;dur={total_ms:.3f}")
         if self.batch_size:
             parts.append(f'batch;desc="{self.batch_size}"')
-        if self.progress.canvas_hw:
-            parts.append('canvas;desc="{}x{}"'.format(*self.progress.canvas_hw))
+            if self.progress.canvas_hw:
+                parts.append('canvas;desc="{}x{}"'.format(*self.progress.canvas_hw))
         return ", ".join(parts)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def test_a_row_measured_and_one_predicted_a_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "CONCURRENCY", (1, 4))
+    monkeypatch.setattr(plan, "FITTED", (0.3, 0.7))
     monkeypatch.setattr(plan, "SHARES", (0.5,))
     report, picture = tmp_path / "plan.json", tmp_path / "plan.png"
     status = plan.main(["--windows", "1", "--seconds", "0.6", "--json", str(report), "--plot", str(picture)])

@@ -40,13 +40,16 @@ class Server:
         told = report.get("server")
         if not told:
             raise NotEnoughError("It has no `server`: load one model of one server whose /metrics can be read.")
-        return cls(
-            engines=int(told["engines"]),
-            max_batch_size=int(told["max_batch_size"]),
-            max_queue_delay_s=float(told["max_queue_delay_s"]),
-            max_queue_size=int(told["max_queue_size"]),
-            max_queue_wait_s=float(told["max_queue_wait_s"]),
-        )
+        try:
+            return cls(
+                engines=max(1, int(told["engines"])),  # none is up while the only one is made anew
+                max_batch_size=int(told["max_batch_size"]),
+                max_queue_delay_s=float(told["max_queue_delay_s"]),
+                max_queue_size=int(told["max_queue_size"]),
+                max_queue_wait_s=float(told["max_queue_wait_s"]),
+            )
+        except KeyError as error:
+            raise NotEnoughError(f"Its `server` has no {error.args[0]}.") from error
 
 
 @dataclass(frozen=True)

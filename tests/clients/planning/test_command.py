@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tests.server.running import server_process
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Report of a fake engine that takes 10 ms for a batch of at most 4, on pictures of two shapes."""
     place = tmp_path_factory.mktemp("plan")
     for name, size in (("a.png", (60, 40)), ("b.png", (40, 60))):
@@ -26,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pictures = [str(place / "a.png"), str(place / "b.png")]
         options = ["--concurrency", "1,8", "--duration", "1s", "--output", str(place / "report")]
         assert loadtest([server.url, *pictures, *options]) == 0
-    yield place / "report"
+    return place / "report"
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -83,6 +82,7 @@ def test_a_report_that_is_no_use(folder: Path, tmp_path: Path, capsys: pytest.Ca
         (json.dumps({**whole, "runs": refused}), "Nothing was answered in it."),
         (json.dumps({**whole, "server": None}), "whose /metrics can be read"),
         (json.dumps({**whole, "server": server}), "give --startup"),
+        (json.dumps({**whole, "server": {"engines": 1}}), "has no max_batch_size"),
     ):
         file.write_text(content)
         assert main(["--rate", "5", "--p99", "1s", str(file)]) == 2

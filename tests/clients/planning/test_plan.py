@@ -61,14 +61,14 @@ def test_what_one_request_needs_no_number_of_replicas_mends() -> None:
 
 
 def test_while_one_is_dead_the_backlog_grows_and_is_worked_off() -> None:
-    """The one left gets 150 a second and does 100. After 10 s 500 wait, give or take 39 (Poisson), for 5 s; at 75 a
-    second they take 20 s."""
+    """The one left gets 150 a second and does 100. After 10 s 500 wait, for 5 s, and at 75 a second they take 20 s. Of
+    the 3,400 that come in these 30 s there are 58 more or fewer by chance: 25 s until one in a hundred is late."""
     found = planner(200.0).one_dies(150.0, 2, 10.0)
     assert found.rate == 150.0
     assert not found.measured
     assert found.p99_s == pytest.approx(0.99 * 5.0, rel=0.12)
     assert found.refused == 0.0
-    assert found.recovery_s == pytest.approx(20.0, abs=3)
+    assert found.recovery_s == pytest.approx(25.0, abs=3)
     assert found.lost == pytest.approx(75 * (0.01 + 0.75 / 2 / 0.25 * 0.01), rel=0.1)
 
 

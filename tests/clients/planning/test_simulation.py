@@ -130,10 +130,11 @@ def test_a_batch_that_is_not_full_waits_as_long_as_it_may() -> None:
     np.testing.assert_allclose(found.latencies_s, [0.015, 0.014, 0.012, 0.011, 0.010])
 
 
-def test_the_rest_of_a_request_delays_it_and_keeps_no_engine() -> None:
-    found = run(times(np.full((1, 1, 1), SERVICE_S), rest_s=0.1), ALONE, np.array([0.0, 1.0]))
-    np.testing.assert_allclose(found.latencies_s, [0.11, 0.11])
-    assert found.busy_s == pytest.approx(2 * SERVICE_S)
+def test_the_rest_of_a_request_delays_it_and_keeps_no_engine_from_others() -> None:
+    """The second is ready just before the first is done, the third long after."""
+    found = run(times(np.full((1, 1, 1), SERVICE_S), rest_s=0.1), ALONE, np.array([0.0, 0.002, 0.05, 1.0]))
+    np.testing.assert_allclose(found.latencies_s, [0.11, 0.118, 0.11, 0.11])
+    assert found.busy_s == pytest.approx(4 * SERVICE_S)
 
 
 def test_what_would_wait_too_long_is_refused() -> None:
