@@ -133,8 +133,8 @@ class ModelMaker:
     def _engine(self, bundle: Bundle, index: int) -> Engine:
         if self._settings.engine == "fake":
             return self._fake(bundle.card)
-        share = max(1, usable_cpus() // self._count)
-        return create_engine(self._settings.engine, bundle, threads=self._settings.threads or share, device=index)
+        threads = self._settings.threads or max(1, usable_cpus() // self._count)
+        return create_engine(self._settings.engine, bundle, threads=threads, device=index, own_shapes=True)
 
     def _fake(self, card: ModelCard) -> Engine:
         return FakeEngine(card, seconds_per_batch=self._settings.fake_batch_ms / 1e3)

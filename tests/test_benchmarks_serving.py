@@ -73,7 +73,7 @@ def test_a_contestant_with_another_answer_is_a_failure(
     ours, other = fake_contestants()
     without = Contestant(other.name, other.command, other.ready, raw, lambda _: {"images": [{"detections": []}]})
     monkeypatch.setattr(serving, "contestants", lambda *_: [ours, without])
-    assert serving.main([]) == 1
+    assert serving.main(["--seconds", "0.3"]) == 1
     assert "classes" in capsys.readouterr().err
 
 

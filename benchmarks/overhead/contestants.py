@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks.overhead import load
 
 OURS, BASELINE = "maskline serve", "FastAPI thread pool"
-OPENVINO = "maskline, OpenVINO"
-"""The same with the engine that it takes by itself; OURS has the runtime of the peers."""
+SAME_RUNTIME = "maskline, ONNX Runtime"
+"""With the runtime of the peers, in place of the engine that it takes by itself."""
 MAX_BATCH_SIZE = 8
 BOUNDARY = "b0undary"
 
@@ -47,7 +47,7 @@ def contestants(bundle: Path, peer_python: str) -> list[Contestant]:
         Contestant(BASELINE, _with_port([peer_python, "-m", f"{peers}.fastapi_threads"]), "/health", _raw),
         *(
             Contestant(name, _with_port([*ours, "--engine", engine, "--port"]), "/health/ready", _raw)
-            for name, engine in ((OURS, "onnxruntime"), (OPENVINO, "openvino"))
+            for name, engine in ((OURS, "auto"), (SAME_RUNTIME, "onnxruntime"))
         ),
         Contestant("LitServe", _with_port([peer_python, "-m", f"{peers}.litserve_batches"]), "/health", _form),
         Contestant(

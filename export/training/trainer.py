@@ -47,6 +47,8 @@ from export.training.sheet import save_sheet
 from export.training.step import LOSS_NAMES, loss_terms, total_loss
 
 SHEET_PICTURES = 6
+NARROWEST = 16
+"""Channels that a strided 1x1 convolution needs on a CPU; see `_check_convolutions`."""
 
 
 class NonFiniteLossError(TrainingError):
@@ -75,6 +77,7 @@ class Trainer:
         check_same((config, model.config), "configuration (--config, --init)")
         check_same((len(train), len(val), train.classes), "number of pictures, or other classes,")
         check_norms(model, config.train_bn)
+        _check_convolutions(model)
         copy_from_first_process(model)
         if config.train_bn and world_size > 1:
             synchronise_norms(model)
@@ -257,3 +260,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _check_convolutions(model: MaskRCNN) -> None:
+    """Raises `TrainingError` for what oneDNN, torch's library for CPUs, computes the gradient of in memory that is not
+    its own (uxlfoundation/oneDNN#6035): the run would go wrong or end without a word."""
+    if model.mean.is_cuda:
+        return
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.stride == (1, 1):
+            continue
+        if module.in_channels < NARROWEST:
+            raise TrainingError(
+                f"{name}: a strided 1x1 convolution of {module.in_channels} channels cannot be trained on a CPU; "
+                f"give model.backbone.stage_widths of {NARROWEST} and more"
+            )

@@ -27,7 +27,7 @@ SIZE = 64
 
 def small_model_config(classes: tuple[str, ...] = CLASSES, **changes: Any) -> ModelConfig:
     settings: dict[str, Any] = {
-        "backbone": BackboneConfig(depth=18, stem_width=4, stage_widths=(4, 8, 8, 8)),
+        "backbone": BackboneConfig(depth=18, stem_width=4, stage_widths=(16, 16, 16, 16)),
         "fpn": FpnConfig(channels=8),
         "rpn": RpnConfig(channels=8, cells=anchor_cells(((12,), (20,), (32,), (48,), (64,)))),
         "heads": HeadConfig(box_fc_widths=(16,), mask_conv_widths=(8,), mask_deconv_width=8),
@@ -68,7 +68,7 @@ def write_coco(root: Path, split: str, count: int, seed: int) -> None:
 
 SMALL_CONFIG_FILE = {
     "model": {
-        "backbone": {"depth": 18, "stem_width": 4, "stage_widths": [4, 8, 8, 8]},
+        "backbone": {"depth": 18, "stem_width": 4, "stage_widths": [16, 16, 16, 16]},
         "fpn": {"channels": 8},
         "rpn": {"channels": 8, "anchor_sizes": [12, 20, 32, 48, 64]},
         "heads": {"box_fc_widths": [16], "mask_conv_widths": [8], "mask_deconv_width": 8},

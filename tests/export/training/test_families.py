@@ -42,7 +42,7 @@ from server.preprocess import prepare
 from tests.export.training.small import SIZE, small_model_config, small_training
 
 SIZES = ((12,), (20,), (32,), (48,), (64,))
-BACKBONE: dict[str, Any] = {"depth": 18, "stem_width": 4, "stage_widths": (4, 8, 8, 8)}
+BACKBONE: dict[str, Any] = {"depth": 18, "stem_width": 4, "stage_widths": (16, 16, 16, 16)}
 HEADS: dict[str, Any] = {"box_fc_widths": (16,), "mask_conv_widths": (8,), "mask_deconv_width": 8}
 RPN: dict[str, Any] = {"channels": 8, "pre_nms_topk": 200, "post_nms_topk": 100}
 SCALED: dict[str, Any] = {"min_size": 82, "max_size": 110}
@@ -295,7 +295,7 @@ def test_half_precision_gives_the_losses_and_gradients_of_full(case: Case) -> No
     """What autocast does on an accelerator, as far as a CPU's bfloat16 shows it; by way of the RoIs alone."""
     found, targets = [], {"append_gt_boxes": True, "post_nms_topk": 1}
     for enabled in (False, True):
-        torch.manual_seed(3)
+        torch.manual_seed(1)
         model = MaskRCNN(case.config)
         set_norm_mode(model, train_bn=False)
         config = small_training(targets=targets, loss_weights={"rpn_class": 0, "rpn_box": 0})

@@ -61,7 +61,7 @@ def save_torchvision(path: Path) -> MaskRCNN:
     torch.manual_seed(11)
     model = MaskRCNN(
         small_model_config(
-            backbone=BackboneConfig(depth=18, stem_width=4, stage_widths=(4, 8, 8, 8)),
+            backbone=BackboneConfig(depth=18, stem_width=4, stage_widths=(16, 16, 16, 16)),
             rpn=RpnConfig(channels=8),
             heads=HeadConfig(box_fc_widths=(16, 12), mask_conv_widths=(8,), mask_deconv_width=8),
         )

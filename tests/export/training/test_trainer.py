@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from export.model.config import BackboneConfig
 from export.model.mask_rcnn import MaskRCNN
 from export.training.checkpoint import CheckpointError
 from export.training.config import TrainingConfig, TrainingError
@@ -58,6 +59,13 @@ def trainer(output: Path, config: TrainingConfig, train: ShapesSet | None = None
     torch.manual_seed(5)
     model = MaskRCNN(small_model_config())
     return Trainer(model, train or ShapesSet(7, SIZE), ShapesSet(2, SIZE, seed=1), config, output)
+
+
+def test_a_backbone_whose_gradient_would_overwrite_memory_is_refused(tmp_path: Path) -> None:
+    narrow = BackboneConfig(depth=18, stem_width=4, stage_widths=(16, 16, 8, 8))
+    data = ShapesSet(2, SIZE)
+    with pytest.raises(TrainingError, match=r"stage5\..* of 8 channels cannot be trained on a CPU"):
+        Trainer(MaskRCNN(small_model_config(backbone=narrow)), data, data, small_training(), tmp_path)
 
 
 def losses(output: Path) -> list[dict[str, float]]:
