@@ -49,7 +49,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_contestants_take_turns_and_get_a_row_a_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKLINE_PEER_PYTHON", sys.executable)
     report, plot = tmp_path / "serving.json", tmp_path / "serving.png"
-    options = ["--rounds", "2", "--seconds", "0.3", "--json", str(report), "--plot", str(plot)]
+    options = ["--rounds", "2", "--seconds", "0.2", "--json", str(report), "--plot", str(plot)]
     assert serving.main(options) == 0
     written = json.loads(report.read_text())
     assert set(written) == {"machine", "date", "rows"}
@@ -73,7 +73,7 @@ def test_a_contestant_with_another_answer_is_a_failure(
     ours, other = fake_contestants()
     without = Contestant(other.name, other.command, other.ready, raw, lambda _: {"images": [{"detections": []}]})
     monkeypatch.setattr(serving, "contestants", lambda *_: [ours, without])
-    assert serving.main(["--seconds", "0.3"]) == 1
+    assert serving.main(["--seconds", "0.2"]) == 1
     assert "classes" in capsys.readouterr().err
 
 
