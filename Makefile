@@ -58,6 +58,7 @@ bench: install  ## the benchmarks that need no GPU, into benchmarks/results (min
 	$(VENV)/bin/python benchmarks/masks.py --json benchmarks/results/masks.json --plot benchmarks/results/masks.png
 	$(VENV)/bin/python benchmarks/decode.py --json benchmarks/results/decode.json --plot benchmarks/results/decode.png
 	$(VENV)/bin/python benchmarks/engines.py --json benchmarks/results/engines.json --plot benchmarks/results/engines.png
+	$(VENV)/bin/python benchmarks/plan.py --json benchmarks/results/plan.json --plot benchmarks/results/plan.png
 
 soak: install  ## a server under mixed load, reloads, overload and SIGTERM, for MINUTES=30
 	$(VENV)/bin/python -m benchmarks.soak --minutes $(MINUTES) --output benchmarks/results/soak

@@ -29,6 +29,7 @@ COMMANDS = {
         "clients.batch", "client,server,cpu", "the same for many, without a server, on this machine or on Ray"
     ),
     "loadtest": Command("clients.loadtest.__main__", "client", "load a server and report latency and throughput"),
+    "plan": Command("clients.planning.__main__", "client", "say how many replicas a traffic needs, from a load test"),
     "samples": Command("clients.samples", "client", "make sample pictures to try the demo model on"),
     "train": Command("export.train", "export,cpu", "train a model"),
     "build": Command("export.build_engine", "export,cpu", "turn weights into a bundle that can be served"),

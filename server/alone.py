@@ -58,6 +58,7 @@ class Alone:
             picture, canvas = _timed(stages, "decode", self.read)
         except (PictureError, NoRoom) as error:
             return Answered(stages, reading=error)
+        stages.canvas_hw = canvas.canvas_hw
         found = _timed(stages, "inference", lambda: infer(canvas))
         result = _timed(stages, "postprocess", lambda: self.write(canvas, found))
         return Answered(stages, picture=picture, result=result)

@@ -228,6 +228,19 @@ WATCHED = (
         ("index",),
     ),
     _Watched(CounterMetricFamily, "engine_faults", "What went wrong in the engine.", _faults, ("index", "fault")),
+    _gauge("max_batch_size", "Pictures that run together at most.", lambda m: m.serving.batcher.limits.max_batch_size),
+    _gauge(
+        "max_queue_delay_seconds",
+        "How long a batch that is not full waits for more.",
+        lambda model: model.serving.batcher.limits.max_delay_s,
+    ),
+    _gauge("max_queue_size", "Pictures that may wait.", lambda model: model.serving.batcher.limits.max_items),
+    _gauge(
+        "max_queue_wait_seconds",
+        "Requests whose wait would be longer are refused.",
+        lambda model: model.serving.batcher.limits.max_wait_s,
+    ),
+    _gauge("ready_time_seconds", "When the model had warmed up, in Unix time; 0: not yet.", lambda m: m.ready_at),
     _gauge("queue_depth", "Pictures waiting for the engine.", lambda model: model.serving.batcher.waiting),
     _gauge(
         "predicted_wait_seconds",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,11 +44,13 @@ class EngineHealth:
 
 @dataclass(eq=False)
 class Model:
-    """One version of a loaded model. `bundle` is where it came from; None: nowhere. `ready`: it has warmed up."""
+    """One version of a loaded model. `bundle` is where it came from; None: nowhere. `ready`: it has warmed up, at
+    `ready_at` in Unix time."""
 
     bundle: Path | None
     serving: BatchingPipeline
     ready: bool = False
+    ready_at: float = 0.0
 
     @property
     def card(self) -> ModelCard:
@@ -96,7 +99,7 @@ class Model:
         """Warms it up and takes work. Raises what the first runs raised where no engine passed them, and is `failed`
         then."""
         await self.serving.start()
-        self.ready = True
+        self.ready, self.ready_at = True, time.time()
 
 
 class ModelMaker:

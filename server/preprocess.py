@@ -48,6 +48,10 @@ class Canvas:
     """The picture before it was resized."""
 
     @property
+    def canvas_hw(self) -> tuple[int, int]:
+        return (self.image.shape[0], self.image.shape[1])
+
+    @property
     def window(self) -> Any:
         """The picture in the canvas, as a view."""
         x1, y1, x2, y2 = self.window_xyxy

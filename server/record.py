@@ -23,6 +23,9 @@ class Stage:
 class Progress(dict[str, Stage]):
     """Stages that a request has been through, by name. Its pictures run side by side: the slowest counts."""
 
+    canvas_hw: tuple[int, int] | None = None
+    """What the engine got; of several pictures, the one that was queued last."""
+
     def passed(self, name: str, seconds: float, ended: float | None = None) -> None:
         """Without `ended` it is just over."""
         if name not in self or seconds > self[name].seconds:
@@ -71,4 +74,6 @@ class Record:
         parts.append(f"total;dur={total_ms:.3f}")
         if self.batch_size:
             parts.append(f'batch;desc="{self.batch_size}"')
+            if self.progress.canvas_hw:
+                parts.append('canvas;desc="{}x{}"'.format(*self.progress.canvas_hw))
         return ", ".join(parts)

@@ -193,6 +193,7 @@ class BatchingPipeline:
         outcome = await self._submit(room, request.progress, ALONE, work)
         answered = cast("Answered", outcome.result)
         request.progress.update(answered.stages_behind(outcome.queue_s))
+        request.progress.canvas_hw = answered.stages.canvas_hw
         if isinstance(answered.reading, NoRoom):
             room.take_back()
             return None
@@ -201,6 +202,7 @@ class BatchingPipeline:
         return PictureAnswer(answered.result, answered.picture, outcome.batch_size)
 
     async def _run(self, room: _Room, progress: Progress, canvas: Canvas) -> batching.Outcome[Detections]:
+        progress.canvas_hw = canvas.canvas_hw
         outcome = await self._submit(room, progress, canvas.image.shape, canvas)
         progress.passed("queue", outcome.queue_s, ended=time.monotonic() - outcome.run_s)
         progress.passed("inference", outcome.run_s)

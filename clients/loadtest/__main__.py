@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clients.durations import seconds
 from clients.errors import MissingExtraError, UnreachableError
 from clients.folder import find
 from clients.loadtest.adapters import AdapterError, adapter
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 CONCURRENCY = [1, 8, 32]
 SCENARIOS = ("singlestream", "multistream", "server", "offline")
-_UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,9 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--rate", type=_rates, metavar="R,R", help="open loop, requests a second")
     add("--arrivals", choices=("poisson", "constant"), default="poisson", help="of the open loop (default poisson)")
     add("--scenario", choices=SCENARIOS, help="MLPerf's; server looks for the highest rate unless --rate is given")
-    add("--target-latency", type=_seconds, default=0.2, metavar="TIME", help="p99 of server (default 200ms)")
-    add("--duration", type=_seconds, default=30.0, metavar="TIME", help="of each run: 30s, 2m (default 30s)")
-    add("--timeout", type=_seconds, default=60.0, metavar="TIME", help="of each request (default 60s)")
+    add("--target-latency", type=seconds, default=0.2, metavar="TIME", help="p99 of server (default 200ms)")
+    add("--duration", type=seconds, default=30.0, metavar="TIME", help="of each run: 30s, 2m (default 30s)")
+    add("--timeout", type=seconds, default=60.0, metavar="TIME", help="of each request (default 60s)")
     add("--adapter", default="maskline", metavar="KIND", help="maskline, raw, multipart=FIELD, json=FIELD, v2=MODEL")
     add("--metrics", metavar="URL", help="of the server's Prometheus metrics (default: /metrics of the server)")
     add("--api-key", metavar="KEY", help="sent as a bearer token")
@@ -192,14 +192,6 @@ def _rates(text: str) -> list[float]:
     if not all(0 < value < float("inf") for value in values):
         raise ValueError(text)
     return values
-
-
-def _seconds(text: str) -> float:
-    unit = next((unit for unit in _UNITS_S if text.endswith(unit)), "")
-    value = float(text.removesuffix(unit)) * _UNITS_S.get(unit, 1.0)
-    if not 0 < value < float("inf"):
-        raise ValueError(text)
-    return value
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ TIMED_OUT = "timed out"
 
 _TIMING = re.compile(r"([A-Za-z_]+)\s*;[^,]*?dur=([0-9.]+)")
 _BATCH = re.compile(r'batch;desc="(\d+)"')
+_CANVAS = re.compile(r'canvas;desc="([^"]*)"')
 # Beyond this aiohttp warns of a body that is handed over in one piece.
 _ONE_PIECE_BYTES = 1 << 20
 
@@ -92,7 +93,8 @@ class Sample:
     """One request. Times in seconds from the start of the window.
 
     `intended_s`: when it should have been there, from which latency counts. `due_s`: when the generator could send it;
-    the same but for `Offline`, where requests wait for those before them. `server_ms`: the server's own account.
+    the same but for `Offline`, where requests wait for those before them. `server_ms`: the server's own account;
+    `canvas`: the size that the picture had in the engine, where the server tells it.
     """
 
     intended_s: float
@@ -101,6 +103,7 @@ class Sample:
     done_s: float
     outcome: str
     server_ms: dict[str, float] = field(default_factory=dict)
+    canvas: str = ""
 
     @property
     def ok(self) -> bool:
@@ -238,7 +241,9 @@ class Run:
         finally:
             self.in_flight -= 1
         done_s = self.elapsed_s
-        sample = Sample(intended_s, due_s, sent_s, done_s, answer.outcome, parse_server_timing(answer.server_timing))
+        told = parse_server_timing(answer.server_timing)
+        canvas = parse_canvas(answer.server_timing)
+        sample = Sample(intended_s, due_s, sent_s, done_s, answer.outcome, told, canvas)
         if due_s >= 0:
             self._record(sample, picture, answer)
         elif sample.ok and 0 <= done_s <= self.load.duration_s:
@@ -275,3 +280,9 @@ def parse_server_timing(header: str) -> dict[str, float]:
     if batch := _BATCH.search(header):
         found["batch"] = float(batch[1])
     return found
+
+
+def parse_canvas(header: str) -> str:
+    """`canvas;desc="800x1088"` -> "800x1088"; empty where it is not told."""
+    found = _CANVAS.search(header)
+    return found[1] if found else ""

@@ -24,6 +24,13 @@ _TRITON_US = {
     "inference": ("nv_inference_compute_infer_duration_us",),
 }
 _DEPTHS = ("maskline_queue_depth", "nv_inference_pending_request_count")
+_SERVER = {
+    "engines": "engine_up",
+    "max_batch_size": "max_batch_size",
+    "max_queue_delay_s": "max_queue_delay_seconds",
+    "max_queue_size": "max_queue_size",
+    "max_queue_wait_s": "max_queue_wait_seconds",
+}
 
 Totals = Mapping[str, float]
 
@@ -67,6 +74,18 @@ class Scrapes:
         if "nv_inference_count" in grown:
             return {"source": "triton", **_triton(grown), "queue_depth": self._depth()}
         return None
+
+    def server(self) -> dict[str, float] | None:
+        """How the server forms batches and whom it refuses, and how long its start took. None: not known, or of several
+        models."""
+        text = self.texts[-1][1] if self.texts else ""
+        if len(re.findall(r"^maskline_max_batch_size\b", text, re.MULTILINE)) != 1:
+            return None
+        known = totals(text)
+        found = {key: known[f"maskline_{name}"] for key, name in _SERVER.items() if f"maskline_{name}" in known}
+        if "process_start_time_seconds" in known and known.get("maskline_ready_time_seconds"):
+            found["startup_s"] = round(known["maskline_ready_time_seconds"] - known["process_start_time_seconds"], 2)
+        return found
 
     def depths(self) -> list[tuple[float, float]]:
         """(seconds from the first scrape, pictures waiting), where the server tells."""

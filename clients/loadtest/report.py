@@ -30,6 +30,7 @@ def write_report(
         "result": result,
         "adapter": runs[0].target.adapter.name,
         "pictures": len(runs[0].target.pictures),
+        "server": runs[-1].scrapes.server(),
         "knee": knee(rows),
         "runs": rows,
     }

@@ -12,6 +12,7 @@ from clients.loadtest.generator import Run, Sample
 from clients.loadtest.load import Load, Offline, OpenLoop
 from clients.loadtest.metrics import STAGES
 from clients.loadtest.mlperf import percentile
+from clients.loadtest.service import service_times
 from clients.loadtest.stability import stability
 
 QUANTILES = (*range(100), 99.5, 99.9)
@@ -49,6 +50,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "server_ms": {stage: _mean(answered, stage) for stage in STAGES},
         "batch_size": _mean(answered, "batch"),
         "server_metrics": run.scrapes.summary(),
+        "service": service_times(answered),
         "stability": _stability(run, answered),
         "answers": run.answers.summary() if run.answers else None,
         "quantiles_ms": _quantiles(latencies_ms),

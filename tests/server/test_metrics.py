@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import httpx2
 import pytest
@@ -224,6 +225,19 @@ async def test_exemplar_names_the_trace() -> None:
         assert [exemplar.labels for exemplar in exemplars] == [{"trace_id": trace}]
 
 
+async def test_how_batches_form_and_when_the_model_was_ready() -> None:
+    before = time.time()
+    limits = {"max_batch_size": 3, "max_queue_size": 7, "max_queue_wait_s": 9.5}
+    async with fake_server(**limits, max_queue_delay_ms=20) as client:
+        assert await value(client, "maskline_max_batch_size", **FAKE) == 3
+        assert await value(client, "maskline_max_queue_size", **FAKE) == 7
+        assert await value(client, "maskline_max_queue_wait_seconds", **FAKE) == 9.5
+        assert await value(client, "maskline_max_queue_delay_seconds", **FAKE) == 0.02
+        ready = await value(client, "maskline_ready_time_seconds", **FAKE)
+        assert ready is not None
+        assert before <= ready <= time.time()
+
+
 # Server-Timing
 
 
@@ -240,4 +254,4 @@ async def test_an_error_tells_the_stages_before_it() -> None:
         assert late.status_code == 504
         assert stages_of(late) == ["decode", "queue", "total"]
         assert "Server-Timing" not in (await predict(client, body=b"no")).headers
-        assert stages_of(await slow) == ["decode", "queue", "inference", "postprocess", "total", "batch"]
+        assert stages_of(await slow) == ["decode", "queue", "inference", "postprocess", "total", "batch", "canvas"]

@@ -75,7 +75,7 @@ async def test_answer_says_who_and_how_long(client: httpx2.AsyncClient) -> None:
     timings = found.timings_ms
     assert timings.total >= max(timings.decode, timings.queue, timings.inference, timings.postprocess)
     stages = dict(part.split(";")[:2] for part in reply.headers["Server-Timing"].split(", "))
-    assert list(stages) == ["decode", "queue", "inference", "postprocess", "total", "batch"]
+    assert list(stages) == ["decode", "queue", "inference", "postprocess", "total", "batch", "canvas"]
     assert float(stages["total"].removeprefix("dur=")) == pytest.approx(timings.total, abs=1e-3)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from clients.loadtest.__main__ import main
-from clients.loadtest.generator import Run, Sample, Target, parse_server_timing
+from clients.loadtest.generator import Run, Sample, Target, parse_canvas, parse_server_timing
 from clients.loadtest.load import ClosedLoop, Load, OpenLoop
 from clients.loadtest.summary import summarise
 from tests.clients.conftest import Asked, FakeServer, Reply, answer
@@ -259,3 +259,33 @@ def test_figures_of_nothing():
 )
 def test_server_timing(header: str, expected: dict[str, float]):
     assert parse_server_timing(header) == expected
+
+
+def test_the_canvas_of_server_timing():
+    assert parse_canvas('total;dur=2.5, batch;desc="4", canvas;desc="128x192"') == "128x192"
+    assert parse_canvas("queue;dur=1.5") == ""
+
+
+def test_service_times_by_canvas_and_batch():
+    samples = [
+        Sample(0.0, 0.0, 0.0, 0.001 * (20 + 10 * k), "200", {"queue": 5.0, "inference": 10.0, "batch": 1.0 + k}, name)
+        for k, name in ((0, "8x8"), (1, "8x8"), (1, "8x8"), (3, "9x9"))
+    ]
+    run = summarise(made(ClosedLoop(1, 2.0), [*samples, sample(0.1, 0.2), sample(0.1, 0.2, "429")]))
+    assert run["service"] == [
+        {
+            "canvas": "8x8",
+            "requests": 3,
+            "rest_ms": pytest.approx([5.0, 15.0, 15.0]),
+            "batches": [
+                {"size": 1, "requests": 1, "inference_ms": [10.0]},
+                {"size": 2, "requests": 2, "inference_ms": [10.0, 10.0]},
+            ],
+        },
+        {
+            "canvas": "9x9",
+            "requests": 1,
+            "rest_ms": pytest.approx([35.0]),
+            "batches": [{"size": 4, "requests": 1, "inference_ms": [10.0]}],
+        },
+    ]

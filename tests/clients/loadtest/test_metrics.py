@@ -70,3 +70,31 @@ def test_a_server_that_answered_nothing_meanwhile():
     summary = scraped(maskline(10, 0), maskline(10, 0)).summary()
     assert summary is not None
     assert summary["ms"] == dict.fromkeys(STAGES)
+
+
+def limits(model: str) -> str:
+    gauges = {"max_batch_size": 4, "max_queue_delay_seconds": 0.5, "max_queue_size": 9, "max_queue_wait_seconds": 15}
+    lines = [f'maskline_{name}{{model="{model}",version="1"}} {value}' for name, value in gauges.items()]
+    engines = [f'maskline_engine_up{{model="{model}",version="1",index="{k}"}} 1' for k in range(2)]
+    return "\n".join([*lines, *engines, f'maskline_ready_time_seconds{{model="{model}",version="1"}} 1007.25', ""])
+
+
+def test_the_server_of_a_model():
+    found = scraped(limits("demo") + "process_start_time_seconds 1000.5\n").server()
+    assert found == {
+        "engines": 2,
+        "max_batch_size": 4,
+        "max_queue_delay_s": 0.5,
+        "max_queue_size": 9,
+        "max_queue_wait_s": 15,
+        "startup_s": 6.75,
+    }
+    without = scraped(limits("demo")).server()
+    assert without is not None
+    assert "startup_s" not in without
+
+
+def test_several_models_or_another_server_are_not_summed_up():
+    assert scraped(limits("demo") + limits("other")).server() is None
+    assert scraped("nv_inference_count 1\n").server() is None
+    assert scraped().server() is None
