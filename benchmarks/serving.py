@@ -34,7 +34,7 @@ from benchmarks.reporting import add_outputs, machine, publish
 ROOT = Path(__file__).resolve().parents[1]
 CONNECTIONS = (1, 8, 32, 64)
 PICTURES = 4
-FIRST_S, WARM_UP_S = 0.5, 4.0
+FIRST_S, WARM_UP_S = 0.5, 8.0
 """Until there is an answer to compare, and before each turn: what is made for the first time must not fall into it."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 UNIT = "requests/CPU s"
@@ -144,7 +144,7 @@ def _loaded(
     port: int, requests: Sequence[bytes], connections: int, seconds: float, mark: Callable[[], None]
 ) -> load.Load:
     url = f"http://127.0.0.1:{port}/predict"
-    return asyncio.run(load.run(url, requests, connections, min(WARM_UP_S, 3 * seconds), seconds, mark, mark))
+    return asyncio.run(load.run(url, requests, connections, min(WARM_UP_S, 5 * seconds), seconds, mark, mark))
 
 
 def _nothing() -> None:
