@@ -54,7 +54,10 @@ class OpenVinoEngine:
         threads = threads or usable_cpus()
         self.card = bundle.card
         self._file = _File(runtime, path, threads)
-        self._request: openvino.InferRequest | None = self._file.compile()
+        # OpenVINO gives the thread that compiles first another stack for signals, and unmaps it when it is unloaded, in
+        # whatever thread. The next signal would end the process, so that thread ends before.
+        with ThreadPoolExecutor(1, "openvino") as thread:
+            self._request: openvino.InferRequest | None = thread.submit(self._file.compile).result()
         self._own_shapes = _OwnShapes(self._file) if own_shapes else None
         version = runtime.__version__.partition("-")[0]
         self.description = f"OpenVINO {version} on {threads} CPU thread{'s' * (threads > 1)}"

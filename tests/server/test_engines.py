@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -65,6 +66,28 @@ def test_an_answer_is_not_overwritten_by_the_next(both: Bundle, engine_name: Eng
     white = engine.infer(np.full((1, 32, 64, 3), 255, np.uint8), window)
     engine.infer(np.zeros((1, 32, 64, 3), np.uint8), window)
     assert white.detections[0, 5] == 1
+
+
+class SignalStack(ctypes.Structure):
+    """C's stack_t."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack() -> int | None:
+    """Address of this thread's stack for signals."""
+    found = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    address: int | None = found.address
+    return address
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenVINO does this on Linux only")
+def test_signals_have_the_stack_that_they_had(both: Bundle, engine_name: EngineName) -> None:
+    before = signal_stack()
+    engine = create_engine(engine_name, both, threads=1)
+    assert signal_stack() == before
+    engine.close()
 
 
 def test_failure_is_typed_and_short(both: Bundle, engine_name: EngineName) -> None:
