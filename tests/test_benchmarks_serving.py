@@ -42,6 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two servers with the fake engine, at little load."""
     monkeypatch.setattr(serving, "contestants", fake_contestants)
     monkeypatch.setattr(serving, "CONNECTIONS", (1, 3))
+    monkeypatch.setattr(serving, "WARM_UP_S", 0.1)
     monkeypatch.setattr(network, "write_bundle", lambda folder: folder)
 
 
