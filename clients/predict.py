@@ -140,7 +140,7 @@ def _in_process(arguments: argparse.Namespace) -> Iterator[PredictMany]:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    options: Options = {name: getattr(arguments, name) for name in _OPTIONS}  # type: ignore[assignment]
+    options: Options = {name: getattr(arguments, name) for name in _OPTIONS}  # type: ignore[assignment]  # its keys
     return options
 
 

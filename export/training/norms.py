@@ -39,7 +39,7 @@ def check_norms(model: MaskRCNN, train_bn: bool) -> None:
 def synchronise_norms(model: MaskRCNN) -> None:
     """Replaces BatchNorm, in place, by one whose batch is that of all processes; parameters and names stay."""
     if model.mean.is_cuda:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch's
         return
     for parent in list(model.modules()):
         for name, child in parent.named_children():
